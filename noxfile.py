@@ -1,0 +1,145 @@
+"""Every check, and the chores. `nox` alone runs what CI runs; `nox -l` lists the sessions.
+
+The packages are tested as their users get them: as wheels from dist/, never from src.
+"""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+PROJECTS = {path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("packages/*/pyproject.toml"))}
+GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+OURS = [project["project"]["name"] for project in PROJECTS.values()]
+# Told to reinstall, uv passes over a wheel of the same version that it installed or cached before.
+FROM_DIST = ["--find-links", "dist", *(word for name in OURS for word in ("--reinstall-package", name))]
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # a Python that is not there is skipped, and the summary says so
+nox.options.sessions = ["lint", "types", "imports", "tests", "cross"]
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install pinned versions. uv checks the hashes in the constraints, and lets our wheels, which have none, pass."""
+    session.install("--constraint", "constraints.txt", *requirements)
+
+
+def everything() -> list[str]:
+    """Every package with all its extras, as requirements."""
+    extras = {name: ",".join(p["project"].get("optional-dependencies", {})) for name, p in PROJECTS.items()}
+    return [f"{PROJECTS[name]['project']['name']}[{some}]" for name, some in extras.items()]
+
+
+def pytest(session: nox.Session, *args: str) -> None:
+    """Run pytest in development mode, which warns of whatever is left open."""
+    session.run("python", "-P", "-X", "dev", "-m", "pytest", *args)
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    install(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(reuse_venv=True)
+def types(session: nox.Session) -> None:
+    """Check the types of every package, and of this file, with mypy --strict."""
+    session.install("--require-hashes", "--no-deps", "--requirement", "constraints.txt")
+    session.run("mypy", *(f"packages/{name}/src" for name in PROJECTS), "noxfile.py", "conftest.py")
+
+
+@nox.session(reuse_venv=True)
+def imports(session: nox.Session) -> None:
+    """Check who may import whom, and that each package declares what it imports."""
+    install(session, "import-linter", "deptry")
+    sources = [str(ROOT / "packages" / name / "src") for name in PROJECTS]
+    session.run("lint-imports", "--no-logo", env={"PYTHONPATH": ":".join(sources)})
+    for name in PROJECTS:
+        with session.chdir(f"packages/{name}"):
+            session.run("deptry", "src", silent=True)
+
+
+@nox.session(reuse_venv=True, default=False)
+def wheels(session: nox.Session) -> None:
+    """Build every package's wheel into dist/."""
+    install(session, "hatchling")
+    shutil.rmtree(DIST, ignore_errors=True)
+    for name in PROJECTS:
+        with session.chdir(f"packages/{name}"):
+            session.run("hatchling", "build", "--target", "wheel", "--directory", str(DIST), silent=True)
+
+
+@nox.session(python=PYTHONS, requires=["wheels"])
+@nox.parametrize("package", list(PROJECTS), ids=list(PROJECTS))
+def tests(session: nox.Session, package: str) -> None:
+    """Test one package, from its wheel and with only its declared dependencies."""
+    distribution = PROJECTS[package]["project"]["name"]
+    module = distribution.replace("-", "_")
+    install(session, *FROM_DIST, distribution, *GROUPS["tests"], *GROUPS.get(package, []))
+    where = session.run("python", "-P", "-c", f"import {module}; print({module}.__file__)", silent=True)
+    if "site-packages" not in str(where):
+        session.error(f"{module} comes from {where}, not from its wheel")
+    pytest(session, f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session(requires=["wheels"])
+def cross(session: nox.Session) -> None:
+    """Test all packages together, extras and a real engine included."""
+    install(session, *FROM_DIST, *everything(), *GROUPS["tests"], *GROUPS["cross"])
+    pytest(session, "tests", *session.posargs)
+
+
+@nox.session(requires=["wheels"], default=False)
+def demo(session: nox.Session) -> None:
+    """Stream an answer of a real model: nox -s demo -- "Why is the sky blue?"."""
+    install(session, *FROM_DIST, "llama-orch-adapter-host[cli]", "llama-orch-adapter-llamacpp[embedded]", "uv")
+    prompt = session.posargs or ["Why is the sky blue?"]
+    session.run("adapter-host", "chat", "--embedded", *prompt)
+
+
+@nox.session(requires=["wheels"], default=False)
+def coverage(session: nox.Session) -> None:
+    """Run every test in one environment and report the branches that none takes."""
+    groups = [tool for group in GROUPS.values() for tool in group]
+    install(session, *FROM_DIST, *everything(), *groups)
+    session.run("coverage", "run", "--parallel-mode", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session(reuse_venv=True, default=False)
+def changelog(session: nox.Session) -> None:
+    """Write a release's changelog: nox -s changelog -- adapter-api 0.2.0; without arguments, show what is to come."""
+    install(session, "towncrier")
+    if not session.posargs:
+        for name in PROJECTS:
+            arguments = ["--dir", f"packages/{name}", "--name", name, "--version", "next"]
+            session.run("towncrier", "build", "--config", "pyproject.toml", "--draft", *arguments)
+        return
+    name, version = session.posargs
+    arguments = ["--dir", f"packages/{name}", "--name", name, "--version", version]
+    session.run("towncrier", "build", "--config", "pyproject.toml", "--yes", *arguments)
+
+
+@nox.session(reuse_venv=True, default=False)
+def lock(session: nox.Session) -> None:
+    """Resolve constraints.txt again: nox -s lock -- --upgrade takes the newest, -P NAME one newer package."""
+    session.install("uv")
+    groups = [argument for group in GROUPS for argument in ("--group", f"pyproject.toml:{group}")]
+    ours = [argument for name in OURS for argument in ("--no-emit-package", name)]
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--output-file", "constraints.txt"),
+        *("--universal", "--python-version", PYTHONS[0], "--all-extras", "--generate-hashes"),
+        *("--no-header", "--no-annotate", "--no-emit-index-url"),
+        *(f"packages/{name}/pyproject.toml" for name in PROJECTS),
+        *groups,
+        *ours,
+        *session.posargs,
+    )

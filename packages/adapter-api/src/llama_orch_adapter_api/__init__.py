@@ -1,0 +1,81 @@
+"""The boundary between an orchestrator and its engines: one adapter, one request, five events, one error taxonomy."""
+
+from ._adapter import WorkerAdapter
+from ._errors import (
+    AdapterError,
+    DeadlineUnmet,
+    DecodeTimeout,
+    InternalError,
+    Phase,
+    PoolUnavailable,
+    WorkerError,
+    WorkerReset,
+)
+from ._events import Embedding, End, Error, Metrics, Score, Started, Token, TokenEvent, WireEvent
+from ._hooks import (
+    API_VERSION,
+    ENTRY_POINT_GROUP,
+    PROJECT,
+    AdapterContext,
+    AdapterSpec,
+    BindingInfo,
+    HookSpecs,
+    Launch,
+    LaunchError,
+    LaunchOptions,
+    Progress,
+    Timeouts,
+    hookimpl,
+)
+from ._props import Capabilities, WorkerHealth, WorkerProps
+from ._redact import Secret
+from ._schema import json_schemas
+from ._task import Grammar, ImagePart, JsonSchema, Message, Sampling, TaskRequest, TextPart, Tool, ToolCall
+
+__all__ = [
+    "API_VERSION",
+    "ENTRY_POINT_GROUP",
+    "PROJECT",
+    "AdapterContext",
+    "AdapterError",
+    "AdapterSpec",
+    "BindingInfo",
+    "Capabilities",
+    "DeadlineUnmet",
+    "DecodeTimeout",
+    "Embedding",
+    "End",
+    "Error",
+    "Grammar",
+    "HookSpecs",
+    "ImagePart",
+    "InternalError",
+    "JsonSchema",
+    "Launch",
+    "LaunchError",
+    "LaunchOptions",
+    "Message",
+    "Metrics",
+    "Phase",
+    "PoolUnavailable",
+    "Progress",
+    "Sampling",
+    "Score",
+    "Secret",
+    "Started",
+    "TaskRequest",
+    "TextPart",
+    "Timeouts",
+    "Token",
+    "TokenEvent",
+    "Tool",
+    "ToolCall",
+    "WireEvent",
+    "WorkerAdapter",
+    "WorkerError",
+    "WorkerHealth",
+    "WorkerProps",
+    "WorkerReset",
+    "hookimpl",
+    "json_schemas",
+]

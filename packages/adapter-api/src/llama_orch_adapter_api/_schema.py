@@ -1,0 +1,22 @@
+"""The wire types as JSON schemas, for those who speak to us without Python."""
+
+from typing import Any
+
+import msgspec
+
+from ._events import WireEvent
+from ._props import Capabilities, WorkerHealth, WorkerProps
+from ._task import TaskRequest
+
+_PUBLISHED: dict[str, Any] = {
+    "task_request": TaskRequest,
+    "event": WireEvent,
+    "health": WorkerHealth,
+    "props": WorkerProps,
+    "capabilities": Capabilities,
+}
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema 2020-12 documents by name: task_request, event, health, props, capabilities."""
+    return {name: msgspec.json.schema(kind) for name, kind in _PUBLISHED.items()}

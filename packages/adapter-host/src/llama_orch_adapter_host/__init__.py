@@ -1,0 +1,23 @@
+"""Discovers adapters of LLM engines, binds one per replica, and puts one behaviour around all of them."""
+
+from ._config import ConfigError, HostConfig, PoolConfig, parse_config, read_config
+from ._host import AdapterHost, CancelReceipt
+from ._plugins import NoAdapterError, Plugin, Plugins, UnknownEngineError
+from ._stream import Result, Submission, TokenStream
+
+__all__ = [
+    "AdapterHost",
+    "CancelReceipt",
+    "ConfigError",
+    "HostConfig",
+    "NoAdapterError",
+    "Plugin",
+    "Plugins",
+    "PoolConfig",
+    "Result",
+    "Submission",
+    "TokenStream",
+    "UnknownEngineError",
+    "parse_config",
+    "read_config",
+]

@@ -1,0 +1,127 @@
+"""`pools.toml` as Structs. All that is wrong with a file is told at once, each problem with its pool and replica."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from llama_orch_adapter_api import AdapterSpec, Secret, Timeouts
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; `problems` holds one sentence for each thing to mend."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A pool: replicas of one engine that may stand in for each other.
+
+    A replica's table is its adapter's own, besides `id` (its position, from 0, where left out). `http` is handed to
+    the adapter as it is.
+    """
+
+    engine: str
+    replicas: tuple[dict[str, Any], ...]
+    timeouts: Timeouts = Timeouts()
+    http: dict[str, Any] = {}
+
+
+class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file: pools by name."""
+
+    pools: dict[str, PoolConfig]
+
+
+class _Pools(msgspec.Struct, forbid_unknown_fields=True):
+    pools: dict[str, Any]
+
+
+def read_config(path: str | os.PathLike[str]) -> HostConfig:
+    """The file as Structs; the adapters' own tables are not looked at yet. Raises `ConfigError`."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read: {error.strerror}; give the path of a pools.toml"]) from None
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def parse_config(raw: bytes) -> HostConfig:
+    """TOML text as Structs. Raises `ConfigError` with every pool's problem."""
+    try:
+        tables = msgspec.toml.decode(raw, type=_Pools).pools
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError([str(error)]) from None
+    pools: dict[str, PoolConfig] = {}
+    problems: list[str] = []
+    for name, table in tables.items():
+        try:
+            pools[name] = msgspec.convert(table, PoolConfig)
+        except msgspec.ValidationError as error:
+            problems.append(f"pool {name!r}: {error}")
+    if not tables:
+        problems.append("it has no pools; add a table [pools.NAME] with engine and replicas")
+    if problems:
+        raise ConfigError(problems)
+    return HostConfig(pools)
+
+
+def read_replicas(name: str, pool: PoolConfig, spec: AdapterSpec) -> dict[str, msgspec.Struct]:
+    """A pool's replicas by id, as its adapter wants them. Raises `ConfigError` with every replica's problem."""
+    replicas: dict[str, msgspec.Struct] = {}
+    problems: list[str] = []
+    for position, table in enumerate(pool.replicas):
+        replica_id = str(table.get("id", position))
+        if replica_id in replicas:
+            problems.append(f"replica {name}/{replica_id} stands there twice; give each an id of its own")
+            continue
+        try:
+            replicas[replica_id] = read_replica(f"{name}/{replica_id}", table, spec)
+        except ConfigError as error:
+            problems += error.problems
+    if not pool.replicas:
+        problems.append(f"pool {name!r} has no replicas; add [[pools.{name}.replicas]] with a url")
+    if problems:
+        raise ConfigError(problems)
+    return replicas
+
+
+def read_replica(replica: str, table: Mapping[str, object], spec: AdapterSpec) -> msgspec.Struct:
+    """A replica's table as its adapter's own type, secrets resolved; `id` is the host's. Raises `ConfigError`."""
+    own = {key: value for key, value in table.items() if key != "id"}
+    try:
+        return msgspec.convert(own, spec.config_type, dec_hook=_resolve_secret)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError([f"replica {replica}: {error}"]) from None
+
+
+def _resolve_secret(kind: type, value: object) -> object:
+    """A secret is given by reference, so that a config can be shown and committed."""
+    if kind is not Secret:
+        raise NotImplementedError
+    match value:
+        case {"env": str(name), **others} if not others:
+            text = os.environ.get(name)
+            if not text:
+                raise ValueError(f"the environment variable {name} is not set; export it")
+            return Secret(text)
+        case {"file": str(path), **others} if not others:
+            return Secret(_read_secret(Path(path)))
+        case _:
+            raise ValueError('a secret is given as { env = "NAME" } or { file = "PATH" }, never as text')
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the secret's file {path} cannot be read: {type(error).__name__}") from None
+    if not text:
+        raise ValueError(f"the secret's file {path} is empty")
+    return text

@@ -1,0 +1,314 @@
+"""One running task: its caller pulls it, and anybody may interrupt it, once.
+
+`pull` is the token path: it passes an event on and does next to nothing else. Whoever interrupts (cancel, deadline,
+silence, shutdown) sets the outcome and, where the caller's task waits inside the adapter, has that wait cancelled;
+`pull` takes the cancellation back and tells the outcome instead. A cancellation that came from outside as well stays
+one. An adapter that swallows cancellation changes nothing: once there is an outcome, what it still yields or raises is
+dropped. One that hangs in its clean-up is cancelled again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from llama_orch_adapter_api import (
+    AdapterError,
+    DeadlineUnmet,
+    DecodeTimeout,
+    End,
+    Phase,
+    TaskRequest,
+    Token,
+    TokenEvent,
+    WorkerError,
+)
+
+from ._registry import Binding
+
+logger = logging.getLogger(__name__)
+
+CLOSE_LIMIT = 0.75
+"""Seconds that an adapter may take to let go of a stream; then its clean-up is cancelled."""
+
+STOP_LIMIT = 1.0
+"""Seconds that a stop waits for it, whatever the adapter does."""
+
+_TWO_READERS = "two tasks read one stream; let one of them read it and hand the events on"
+
+
+def cancelled() -> End:
+    """How a cancelled task ends."""
+    return End(tokens_in=None, tokens_out=None, finish_reason="cancelled")
+
+
+class Flight:
+    """A task on its replica, from the call of the adapter to its one outcome; `on_end` is called when there is one."""
+
+    def __init__(self, task: TaskRequest, binding: Binding, on_end: Callable[["Flight"], None]) -> None:
+        self.task = task
+        self.binding = binding
+        self.committed = False
+        self.outcome: End | WorkerError | None = None
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._events = _open(binding, task)
+        self._next = self._events.__anext__
+        self._kept: deque[TokenEvent] = deque()  # what came up to the commit
+        self._straight = True  # nothing is kept and nothing is over: a pull goes straight to the adapter
+        self._told = False
+        self._waiting: asyncio.Task[object] | None = None  # the task that waits inside the adapter
+        self._cancels = 0  # what it had been sent before it began to wait
+        self._sent = 0  # how often it was cancelled by us, and is owed an uncancel
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+        self._gone = asyncio.Event()  # the adapter has let go
+        self._timer: asyncio.Handle | None = None  # the deadline; after an interruption, the cancellation to come
+        self._passed = 0  # events passed on; the sweeper compares it with what it saw last
+        self._seen = -1
+        self._silent_since = self._began
+        binding.leases.add(self)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the task is: before its first token, or after it."""
+        return "decode" if self.committed else "first_token"
+
+    @property
+    def gone(self) -> bool:
+        """Whether the adapter has let go of it."""
+        return self._gone.is_set()
+
+    async def commit(self) -> None:
+        """Wait for the first token, or for the end; what came before is kept, and pulled first.
+
+        A task that is cancelled meanwhile ends in nothing but its `End`.
+        """
+        kept: list[TokenEvent] = []
+        while not self.committed:
+            kept.append(await self.pull())
+            self.committed = isinstance(kept[-1], Token | End)
+        if isinstance(self.outcome, End) and self.outcome.finish_reason == "cancelled":
+            del kept[:-1]
+        self._kept.extend(kept)
+        self._straight = False
+
+    async def pull(self) -> TokenEvent:
+        """The next event. Raises the task's `WorkerError`, `StopAsyncIteration` when all has been told."""
+        if not self._straight:
+            return await self._indirect()
+        if self._waiting is not None:
+            raise RuntimeError(_TWO_READERS)
+        task = asyncio.current_task(self._loop)
+        assert task is not None  # noqa: S101  # a coroutine runs in a task
+        self._waiting = task
+        self._cancels = task.cancelling()
+        try:
+            event = await self._next()
+        except BaseException as error:  # noqa: BLE001  # whatever it is, _fell raises it again or tells the outcome
+            return await self._fell(error, task)
+        if self.outcome is not None:  # it was interrupted, and the adapter took no notice
+            return await self._fell(None, task)
+        self._waiting = None
+        self._passed += 1
+        if type(event) is End:
+            self._told = True
+            self._settle(event)
+        return event
+
+    def interrupt(self, outcome: End | WorkerError) -> bool:
+        """End the task now, with nothing delivered afterwards. False where it was over already."""
+        if self.outcome is not None:
+            return False
+        self._kept.clear()
+        self._settle(outcome)
+        if self._waiting is None:
+            self.begin_closing()
+        else:  # not at once: whoever interrupts may be running inside the adapter, in that very task
+            self._timer = self._loop.call_soon(self._insist)
+            self._silent_since = self._loop.time()
+        return True
+
+    async def stop(self) -> None:
+        """End the task if it runs, and wait until the adapter has let go of it, or too long to be waited for."""
+        self.abandon()
+        if not self.gone:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_LIMIT):
+                    await self._gone.wait()
+
+    def abandon(self) -> None:
+        """The caller dropped the stream without closing it: what `stop` does, for those who cannot wait."""
+        if not self.interrupt(cancelled()):
+            self.begin_closing()
+
+    def begin_closing(self) -> None:
+        """Close the adapter's iterator in a task of its own, unless that was begun, or a pull is about to do it."""
+        if self._closing is None and not self._closed and self._waiting is None:
+            self._closing = self._loop.create_task(self._close())
+
+    def arm(self, deadline: float) -> None:
+        """End the task at `deadline`, a moment on the loop's clock."""
+        self._timer = self._loop.call_at(deadline, self._overdue)
+
+    def check_silence(self, now: float) -> None:
+        """Interrupt an engine that is silent for longer than its pool allows, and an adapter that does not let go.
+
+        A caller that does not pull is no engine.
+        """
+        limits = self.binding.timeouts
+        if self.outcome is not None:
+            if self._waiting is not None and now - self._silent_since >= CLOSE_LIMIT:
+                self._silent_since = now
+                self._insist()
+        elif not self.committed:
+            if now - self._began >= limits.first_token:
+                self.interrupt(self._silent("first_token", limits.first_token))
+        elif self._waiting is None or self._passed != self._seen:
+            self._seen = self._passed if self._waiting is not None else -1
+            self._silent_since = now
+        elif now - self._silent_since >= limits.idle:
+            self.interrupt(self._silent("idle", limits.idle))
+
+    async def _indirect(self) -> TokenEvent:
+        if not self._kept:
+            return await self._tell()
+        event = self._kept.popleft()
+        self._straight = not self._kept and self.outcome is None
+        return event
+
+    async def _fell(self, error: BaseException | None, task: asyncio.Task[object]) -> TokenEvent:
+        """The adapter raised, or went on after an interruption: find out what that means for the caller."""
+        from_outside = self._take_back(error, task)
+        if from_outside is not None:
+            self.abandon()
+            raise from_outside
+        if self.outcome is None and isinstance(error, Exception):
+            self._settle(self._failure(error))
+        return await self._tell()
+
+    def _insist(self) -> None:
+        """Cancel the task that waits inside the adapter; `_take_back` undoes it."""
+        if self._waiting is not None:
+            self._sent += 1
+            self._waiting.cancel()
+
+    def _take_back(self, error: BaseException | None, task: asyncio.Task[object]) -> BaseException | None:
+        """Undo our own cancellations of a task that is back from the adapter, maybe with an error.
+
+        What remains is a cancellation from outside, or the end of the world: to be raised whatever else is the case.
+        """
+        self._waiting = None
+        if self._timer is not None:
+            self._timer.cancel()
+        sent, self._sent = self._sent, 0
+        left = self._cancels
+        for _ in range(sent):
+            left = task.uncancel()
+        if error is None or isinstance(error, Exception) or (sent and isinstance(error, asyncio.CancelledError)):
+            return asyncio.CancelledError() if left > self._cancels else None
+        return error
+
+    async def _tell(self) -> TokenEvent:
+        if self._waiting is not None and not self._closed:
+            raise RuntimeError(_TWO_READERS)
+        await self._close()
+        if self._told or self.outcome is None:
+            raise StopAsyncIteration
+        self._told = True
+        if isinstance(self.outcome, WorkerError):
+            raise self.outcome
+        return self.outcome
+
+    def _settle(self, outcome: End | WorkerError) -> None:
+        self._straight = False
+        self.outcome = outcome
+        if isinstance(outcome, WorkerError):
+            info = self.binding.info
+            outcome.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
+            outcome.phase = outcome.phase or self.phase
+            outcome.attempts = 1
+        if self._timer is not None:
+            self._timer.cancel()
+        self._on_end(self)
+
+    async def _close(self) -> None:
+        """Close the adapter's iterator, once: whoever comes first does it."""
+        if self._closed:
+            return
+        self._closed = True
+        task = asyncio.current_task(self._loop)
+        assert task is not None  # noqa: S101  # as in pull
+        self._waiting = task
+        self._cancels = task.cancelling()
+        self._silent_since = self._loop.time()
+        try:
+            close = getattr(self._events, "aclose", None)
+            if close is not None:
+                await close()
+        except BaseException as error:  # noqa: BLE001  # as in pull
+            self._let_go(error, task)
+        else:
+            self._let_go(None, task)
+
+    def _let_go(self, error: BaseException | None, task: asyncio.Task[object]) -> None:
+        """The adapter's iterator is closed, or as closed as it will ever be."""
+        from_outside = self._take_back(error, task)
+        self.binding.leases.discard(self)
+        self._gone.set()
+        if from_outside is not None:
+            raise from_outside
+        if error is not None:
+            logger.warning("%s: closing a stream raised %s", self.binding.replica, type(error).__name__)
+
+    def _failure(self, error: Exception) -> WorkerError:
+        if isinstance(error, WorkerError):
+            return error
+        if isinstance(error, StopAsyncIteration):
+            return plugin_error(self.binding, "ended its stream without an End")
+        failure = plugin_error(self.binding, f"raised {type(error).__name__}, which is no WorkerError")
+        failure.__cause__ = error
+        return failure
+
+    def _overdue(self) -> None:
+        where = "while the engine wrote" if self.committed else "before the first token"
+        self.interrupt(
+            DeadlineUnmet(
+                f"the deadline of {self.task.deadline_ms} ms passed {where} · {self.binding.replica} · "
+                "allow more time, or ask for less",
+                detail=self.phase,
+            )
+        )
+
+    def _silent(self, limit: str, seconds: float) -> DecodeTimeout:
+        what = "no token came" if limit == "first_token" else "the engine fell silent"
+        return DecodeTimeout(
+            f"{what} for {seconds:g} s · {self.binding.replica} · look at the engine, or raise timeouts.{limit}",
+            detail=limit,
+        )
+
+
+def plugin_error(binding: Binding, what: str) -> AdapterError:
+    """An adapter broke its contract."""
+    return AdapterError(
+        f"the adapter for {binding.info.engine} {what} · {binding.replica} · report it to the adapter's author",
+        detail="plugin",
+    )
+
+
+def _open(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+    """The adapter's iterator; a `submit` that is no async generator nor gives an async iterator is told so."""
+    try:
+        events = binding.adapter.submit(task)
+    except WorkerError as error:
+        info = binding.info
+        raise error.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id) from None
+    except Exception as error:
+        raise plugin_error(binding, f"raised {type(error).__name__} in submit()") from error
+    if not hasattr(events, "__anext__"):
+        if asyncio.iscoroutine(events):
+            events.close()
+        raise plugin_error(binding, f"gave a {type(events).__name__} from submit(), not an async iterator")
+    return events

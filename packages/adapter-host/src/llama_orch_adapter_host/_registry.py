@@ -1,0 +1,61 @@
+"""Which adapter stands for which replica. A binding never changes: what replaces it is another one."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from llama_orch_adapter_api import BindingInfo, PoolUnavailable, Timeouts, WorkerAdapter
+
+from ._config import ConfigError
+
+if TYPE_CHECKING:
+    from ._flight import Flight
+
+
+class Binding(msgspec.Struct, frozen=True, eq=False):
+    """One adapter bound to one replica. `leases` are the flights that use it now; the adapter lives while one does."""
+
+    info: BindingInfo
+    adapter: WorkerAdapter
+    timeouts: Timeouts
+    leases: "set[Flight]" = msgspec.field(default_factory=set)
+
+    @property
+    def replica(self) -> str:
+        """`pool_id/replica_id`."""
+        return f"{self.info.pool_id}/{self.info.replica_id}"
+
+
+class Registry:
+    """Bindings by pool and replica."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, dict[str, Binding]] = {}
+
+    def add(self, binding: Binding) -> BindingInfo:
+        """Bind a replica. Raises `ConfigError` where one of that name is bound already."""
+        pool = self._pools.setdefault(binding.info.pool_id, {})
+        if binding.info.replica_id in pool:
+            raise ConfigError([f"replica {binding.replica} is bound already; give another replica_id"])
+        pool[binding.info.replica_id] = binding
+        return binding.info
+
+    def pool(self, pool_id: str) -> dict[str, Binding]:
+        """A pool's bindings by replica. Raises `PoolUnavailable` (unknown_pool)."""
+        pool = self._pools.get(pool_id)
+        if pool is None:
+            bound = ", ".join(sorted(self._pools)) or "none"
+            raise PoolUnavailable(
+                f"pool {pool_id!r} has no adapter bound (bound: {bound}); name one of these, or bind it first",
+                detail="unknown_pool",
+                phase="queue",
+                pool=pool_id,
+            )
+        return pool
+
+    def names(self) -> tuple[str, ...]:
+        """The pools."""
+        return tuple(self._pools)
+
+    def all(self) -> list[Binding]:
+        """Every binding."""
+        return [binding for pool in self._pools.values() for binding in pool.values()]

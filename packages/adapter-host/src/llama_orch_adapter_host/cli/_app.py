@@ -1,0 +1,16 @@
+"""The command and its verbs."""
+
+import click
+
+from ._chat import chat
+from ._look import health, plugins, props
+
+
+@click.group(epilog="Exit codes are listed in docs/exit-codes.md.")
+@click.version_option(package_name="llama-orch-adapter-host")
+def app() -> None:
+    """Drive engines of language models through their adapters."""
+
+
+for verb in (chat, health, plugins, props):
+    app.add_command(verb)

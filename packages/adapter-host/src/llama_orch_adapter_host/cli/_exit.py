@@ -1,0 +1,89 @@
+"""How the command ends: one code for each kind of trouble, so that a script can tell them apart."""
+
+from enum import IntEnum
+
+from llama_orch_adapter_api import (
+    AdapterError,
+    DeadlineUnmet,
+    DecodeTimeout,
+    LaunchError,
+    PoolUnavailable,
+    WorkerError,
+    WorkerReset,
+)
+
+from .._config import ConfigError
+from .._plugins import NoAdapterError, UnknownEngineError
+
+
+class Exit(IntEnum):
+    """The exit codes; 2 is click's own for a command line that it does not understand."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_ADAPTER = 3
+    UNKNOWN_ENGINE = 4
+    CONFIG = 5
+    BAD_REQUEST = 6
+    NOT_UTF8 = 7
+    UNKNOWN_POOL = 8
+    UNREACHABLE = 9
+    LOADING = 10
+    UNAVAILABLE = 11
+    CONTEXT_LENGTH = 12
+    REFUSED = 13
+    DEADLINE = 14
+    TIMEOUT = 15
+    RESET = 16
+    ENGINE = 17
+    LAUNCH = 18
+    INTERRUPTED = 130
+
+
+class BadRequestError(ValueError):
+    """The task that was asked for cannot be sent to any engine."""
+
+
+class NotUtf8Error(ValueError):
+    """Input that is not text."""
+
+
+_DETAILS = {
+    "unknown_pool": Exit.UNKNOWN_POOL,
+    "unreachable": Exit.UNREACHABLE,
+    "loading": Exit.LOADING,
+    "context_length": Exit.CONTEXT_LENGTH,
+    "bad_request": Exit.BAD_REQUEST,
+    "duplicate_task": Exit.BAD_REQUEST,
+    "decode": Exit.ENGINE,
+    "too_large": Exit.ENGINE,
+    "encoding": Exit.ENGINE,
+    "plugin": Exit.ENGINE,
+}
+"""Details that have a code of their own, before that of their kind."""
+
+_KINDS: tuple[tuple[type[Exception], Exit], ...] = (
+    (PoolUnavailable, Exit.UNAVAILABLE),
+    (AdapterError, Exit.REFUSED),
+    (DeadlineUnmet, Exit.DEADLINE),
+    (DecodeTimeout, Exit.TIMEOUT),
+    (WorkerReset, Exit.RESET),
+    (WorkerError, Exit.ENGINE),
+    (LaunchError, Exit.LAUNCH),
+    (NoAdapterError, Exit.NO_ADAPTER),
+    (UnknownEngineError, Exit.UNKNOWN_ENGINE),
+    (ConfigError, Exit.CONFIG),
+    (NotUtf8Error, Exit.NOT_UTF8),
+    (BadRequestError, Exit.BAD_REQUEST),
+)
+
+EXPECTED = tuple(kind for kind, _ in _KINDS)
+"""All that a user's input or an engine can bring about: told in a sentence, without a traceback."""
+
+
+def code_of(error: Exception) -> Exit:
+    """The exit code for an expected error."""
+    if isinstance(error, WorkerError) and error.detail in _DETAILS:
+        return _DETAILS[error.detail]
+    return next((code for kind, code in _KINDS if isinstance(error, kind)), Exit.FAILED)

@@ -1,0 +1,137 @@
+"""Where a command's pools come from: an engine of its own, `--pool`, or a config file."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from llama_orch_adapter_api import Launch, LaunchOptions
+
+from .._config import ConfigError, HostConfig, PoolConfig, read_config
+from .._host import AdapterHost
+from .._plugins import NoAdapterError, Plugins, UnknownEngineError
+from ._screen import Loading, Screen
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EMBEDDED = "embedded"
+"""The name of the pool that `--embedded` makes."""
+
+DEFAULT_CONFIG = Path("pools.toml")
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What the options said."""
+
+    embedded: bool = False
+    engine: str | None = None
+    model: Path | None = None
+    threads: int | None = None
+    pools: tuple[str, ...] = ()
+    api_key_env: str | None = None
+    config: Path | None = None
+
+
+_OPTIONS = (
+    click.option(
+        "--embedded", is_flag=True, help="Start an engine of one's own, with a small model, and stop it after."
+    ),
+    click.option("--engine", metavar="NAME", help="Which installed adapter starts it, where several can."),
+    click.option(
+        "--model", type=click.Path(path_type=Path), help="A model file for --embedded; a small one if left out."
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads for --embedded."),
+    click.option(
+        "--pool", "pools", multiple=True, metavar="NAME=ENGINE:URL", help="A replica; the same NAME adds one."
+    ),
+    click.option("--api-key-env", metavar="VAR", help="The environment variable with the API key for --pool."),
+    click.option("--config", type=click.Path(path_type=Path), help="A pools.toml; ./pools.toml is read by itself."),
+    click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one document or one a line."),
+)
+
+
+def with_source(command: F) -> F:
+    """Add the options to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@asynccontextmanager
+async def opened(source: Source, screen: Screen, plugins: Plugins) -> AsyncIterator[AdapterHost]:
+    """A host with the pools bound; engines that were started for it are stopped after."""
+    async with AsyncExitStack() as stack:
+        if source.embedded:
+            if source.pools or source.config:
+                raise click.UsageError("--embedded makes a pool of its own; leave --pool and --config out")
+            config = await _embedded(source, plugins, screen, stack)
+        elif source.pools:
+            config = HostConfig(_pools(source))
+        else:
+            config = _file(source.config)
+        yield await stack.enter_async_context(AdapterHost(config, plugins))
+
+
+async def _embedded(source: Source, plugins: Plugins, screen: Screen, stack: AsyncExitStack) -> HostConfig:
+    engine, launch = _launcher(plugins, source.engine)
+    with Loading(screen) as loading:
+        options = LaunchOptions(model=source.model, threads=source.threads, progress=loading.show)
+        url = await stack.enter_async_context(launch(options))
+    return HostConfig({EMBEDDED: PoolConfig(engine=engine, replicas=({"url": url},))})
+
+
+def _launcher(plugins: Plugins, engine: str | None) -> tuple[str, Launch]:
+    """The engine to start and how: the one named, or the only one that can be."""
+    specs = plugins.engines().values() if engine is None else [plugins.spec(engine)]
+    able = [(spec.engine, spec.launch) for spec in specs if spec.launch is not None]
+    if len(able) == 1:
+        return able[0]
+    if able:
+        names = ", ".join(name for name, _ in able)
+        raise click.UsageError(f"several adapters can start an engine; choose one with --engine: {names}")
+    if engine is not None:
+        raise UnknownEngineError([f"the adapter for {engine!r} cannot start an engine; give --pool with a URL"])
+    raise NoAdapterError(
+        ["no installed adapter can start an engine; run: pip install 'llama-orch-adapter-llamacpp[embedded]'"]
+    )
+
+
+def _pools(source: Source) -> dict[str, PoolConfig]:
+    pools: dict[str, PoolConfig] = {}
+    for given in source.pools:
+        name, equals, rest = given.partition("=")
+        engine, colon, url = rest.partition(":")
+        if not (name and equals and engine and colon and url):
+            raise click.UsageError(
+                f"--pool {given!r} is not NAME=ENGINE:URL, such as chat=llamacpp:http://127.0.0.1:8080"
+            )
+        replica: dict[str, object] = {"url": url}
+        if source.api_key_env:
+            replica["api_key"] = {"env": source.api_key_env}
+        others = pools[name].replicas if name in pools else ()
+        if name in pools and pools[name].engine != engine:
+            raise click.UsageError(
+                f"pool {name!r} has two engines, {pools[name].engine} and {engine}; give them two names"
+            )
+        pools[name] = PoolConfig(engine=engine, replicas=(*others, replica))
+    return pools
+
+
+def _file(path: Path | None) -> HostConfig:
+    if path is None and not DEFAULT_CONFIG.is_file():
+        raise ConfigError(
+            ["no pool is named; give --embedded, --pool NAME=ENGINE:URL or --config FILE (./pools.toml is not there)"]
+        )
+    return read_config(path or DEFAULT_CONFIG)
+
+
+def only_pool(host: AdapterHost, named: str | None) -> str:
+    """The pool a command is meant for: the one named, or the only one."""
+    pools = host.pools()
+    if named is not None:
+        return named
+    if len(pools) == 1:
+        return pools[0]
+    raise click.UsageError(f"there are several pools; name one: {', '.join(pools)}")

@@ -1,0 +1,138 @@
+"""llama.cpp's server as a `WorkerAdapter`: which paths, in which order, and the reading of its streams."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+import msgspec
+from llama_orch_adapter_api import (
+    AdapterContext,
+    AdapterError,
+    Capabilities,
+    End,
+    PoolUnavailable,
+    Secret,
+    Started,
+    TaskRequest,
+    Token,
+    TokenEvent,
+    WorkerAdapter,
+    WorkerError,
+    WorkerHealth,
+    WorkerProps,
+    WorkerReset,
+)
+from llama_orch_http_util import HttpClient, HttpConfig
+from llama_orch_http_util.openai import CHAT, CHUNK, Answer
+
+from ._wire import ENGINE, EVENT, PROPS, SLOTS, NativeAnswer, Slot, chat_body, completion_body, worker_props
+
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class LlamaCppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A replica of this engine. `url` is the server's base URL."""
+
+    url: str
+    api_key: Secret | None = None
+
+
+class _Reader(Protocol[T_contra]):
+    """Makes tokens of events; both of the engine's dialects have one."""
+
+    @property
+    def finished(self) -> bool: ...
+    def take(self, event: T_contra) -> list[Token]: ...
+    def end(self) -> End: ...
+
+
+class LlamaCppAdapter(WorkerAdapter):
+    """One llama.cpp server. Tasks are always streamed: it finishes a request that is not, even when nobody listens."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        config: LlamaCppConfig = context.config
+        self._replica = context.replica
+        self._http = HttpClient(
+            config.url,
+            HttpConfig.of(context.http, context.timeouts),
+            api_key=config.api_key,
+            reuse_after_stream=False,  # it closes after every stream, although it says Keep-Alive
+        )
+        self._known: Capabilities | None = None
+
+    async def health(self) -> WorkerHealth:
+        """Ready once the model is loaded; busy while every slot works (tasks then queue in the engine)."""
+        try:
+            await self._http.request("GET", "/health")
+        except PoolUnavailable as error:
+            if error.detail == "loading":
+                return WorkerHealth(live=True, ready=False, state="loading", detail=error.message)
+            return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
+        except WorkerError as error:
+            return WorkerHealth(live=True, ready=False, state="down", detail=error.message)
+        return await self._ready_or_busy()
+
+    async def props(self) -> WorkerProps:
+        """From `/props`, and `/slots` where the server was started with it."""
+        props = (await self._http.request("GET", "/props")).decode(PROPS, "/props")
+        slots = await self._slots() if props.endpoint_slots else None
+        seen = worker_props(props, slots, datetime.now(UTC))
+        self._known = seen.capabilities
+        return seen
+
+    async def engine_version(self) -> str:
+        """`build_info`, asked of the engine once."""
+        return (await self._capabilities()).engine_version
+
+    def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        """A prompt goes to `/completion`, messages to the chat route."""
+        if task.workload != "completion":
+            raise AdapterError(
+                f"workload {task.workload!r} is not served · {self._http.where} · send it to a pool of another engine",
+                detail="unsupported",
+            )
+        if task.messages:
+            return self._stream(task, CHAT, chat_body(task), CHUNK, Answer(self._http.where))
+        return self._stream(task, "/completion", completion_body(task), EVENT, NativeAnswer(self._http.where))
+
+    async def aclose(self) -> None:
+        """Let go of the shared session."""
+        await self._http.aclose()
+
+    async def _stream(
+        self,
+        task: TaskRequest,
+        path: str,
+        body: dict[str, object],
+        decoder: msgspec.json.Decoder[T_contra],
+        answer: _Reader[T_contra],
+    ) -> AsyncIterator[TokenEvent]:
+        known = await self._capabilities()
+        async with self._http.stream(path, body, decoder) as events:
+            yield Started(ENGINE, known.engine_version, known.model_id, self._replica, seed=task.seed)
+            try:
+                async for batch in events:
+                    for event in batch:
+                        for token in answer.take(event):
+                            yield token
+            except WorkerReset:
+                if not answer.finished:
+                    raise
+            if not answer.finished:
+                raise events.ended_early()
+        yield answer.end()
+
+    async def _capabilities(self) -> Capabilities:
+        return self._known or (await self.props()).capabilities
+
+    async def _slots(self) -> list[Slot] | None:
+        return (await self._http.request("GET", "/slots")).decode(SLOTS, "/slots")
+
+    async def _ready_or_busy(self) -> WorkerHealth:
+        try:
+            await self._http.request("GET", "/slots?fail_on_no_slot=1")
+        except PoolUnavailable:
+            return WorkerHealth(live=True, ready=True, state="busy", detail="every slot is working")
+        except WorkerError:  # started without /slots: nothing more is known
+            pass
+        return WorkerHealth(live=True, ready=True, state="ready")

@@ -1,0 +1,181 @@
+"""What llama.cpp's own routes send and take, as Structs and pure functions. Chat is OpenAI's dialect (http-util).
+
+Seen with the server of b11549. The native `/completion` ends on `stop: true`, never on `[DONE]`.
+"""
+
+from datetime import datetime
+
+import msgspec
+from llama_orch_adapter_api import Capabilities, End, Grammar, JsonSchema, TaskRequest, Token, WorkerProps
+from llama_orch_http_util import ErrorObject, error_in_stream
+from llama_orch_http_util.openai import MAX_COUNT, Count, Timings, TokenLogprob, body_of, sampling_of, told, tools_of
+
+ENGINE = "llamacpp"
+
+
+class Modalities(msgspec.Struct, frozen=True):
+    """What besides text the model reads."""
+
+    vision: bool = False
+    audio: bool = False
+
+
+class TemplateCaps(msgspec.Struct, frozen=True):
+    """What the model's chat template can render."""
+
+    supports_tools: bool = False
+    supports_tool_calls: bool = False
+
+
+class GenerationDefaults(msgspec.Struct, frozen=True):
+    """Of the default settings, only the context of a slot, in tokens, is of use."""
+
+    n_ctx: Count | None = None
+
+
+class Props(msgspec.Struct, frozen=True):
+    """`GET /props`."""
+
+    total_slots: Count
+    build_info: str
+    model_alias: str = ""
+    model_path: str = ""
+    endpoint_slots: bool = False
+    modalities: Modalities = Modalities()
+    chat_template_caps: TemplateCaps = TemplateCaps()
+    default_generation_settings: GenerationDefaults = GenerationDefaults()
+
+    @property
+    def model_id(self) -> str:
+        """The alias the engine was given, else the file's name: a path says too much about a machine."""
+        return self.model_alias or self.model_path.rpartition("/")[2].rpartition("\\")[2] or "unknown"
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """One entry of `GET /slots`; `n_ctx` in tokens."""
+
+    is_processing: bool
+    n_ctx: Count
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event of `POST /completion`; counts are totals so far."""
+
+    content: str = ""
+    stop: bool = False
+    stop_type: str = ""
+    tokens_evaluated: Count | None = None
+    tokens_predicted: Count | None = None
+    timings: Timings = {}
+    completion_probabilities: tuple[TokenLogprob, ...] = ()
+    error: ErrorObject | str | None = None
+
+
+PROPS = msgspec.json.Decoder(Props)
+SLOTS = msgspec.json.Decoder(list[Slot])
+EVENT = msgspec.json.Decoder(Event)
+
+
+class NativeAnswer:
+    """Makes tokens of `/completion` events and, once `stop: true` is in, the end."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._count = 0
+        self._last: Event | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether `stop: true` is in: without it a stream that ended was cut."""
+        return self._last is not None
+
+    def take(self, event: Event) -> list[Token]:
+        """The tokens of an event. Raises what an error object in it means."""
+        if event.error is not None:
+            raise error_in_stream(event.error, self._where)
+        if event.stop:
+            self._last = event
+        if not event.content:
+            return []
+        likely = event.completion_probabilities
+        token = Token(event.content, self._count, "content", likely[0].logprob if likely else None)
+        self._count += 1
+        return [token]
+
+    def end(self) -> End:
+        """The end of a finished answer."""
+        last = self._last or Event()
+        timings = told(last.timings)
+        cached = timings.get("cache_n", -1)
+        return End(
+            tokens_in=last.tokens_evaluated,
+            tokens_out=last.tokens_predicted,
+            finish_reason="length" if last.stop_type == "limit" else "stop",
+            cached_tokens=int(cached) if 0 <= cached <= MAX_COUNT else None,
+            decode_time_ms=timings.get("predicted_ms"),
+            timings=timings,
+        )
+
+
+def completion_body(task: TaskRequest) -> dict[str, object]:
+    """The body of `POST /completion` for a prompt."""
+    body: dict[str, object] = {"prompt": task.prompt, "stream": True, **sampling_of(task), **_own_knobs(task)}
+    if task.model_ref is not None:
+        body["model"] = task.model_ref
+    if task.max_tokens is not None:
+        body["n_predict"] = task.max_tokens
+    if task.seed is not None:
+        body["seed"] = task.seed
+    if task.sampling.logprobs is not None:
+        body["n_probs"] = max(1, task.sampling.logprobs)  # 0 would switch them off
+    if task.sampling.logit_bias:
+        body["logit_bias"] = [[token, bias] for token, bias in task.sampling.logit_bias.items()]
+    if isinstance(task.response_format, JsonSchema):
+        body["json_schema"] = task.response_format.schema
+    return body | task.extra
+
+
+def chat_body(task: TaskRequest) -> dict[str, object]:
+    """The body of `POST /v1/chat/completions` for messages."""
+    body = body_of(task, task.model_ref) | _own_knobs(task)
+    if task.sampling.logprobs == 0:
+        body["top_logprobs"] = 1  # with 0 the engine sends no text at all
+    named = [tool for tool in task.tools if tool.name == task.tool_choice]
+    if named:
+        body.update(tools=tools_of(named), tool_choice="required")  # a choice by name is read as "auto"
+    return body | task.extra
+
+
+def _own_knobs(task: TaskRequest) -> dict[str, object]:
+    """What both routes take beyond OpenAI's fields."""
+    knobs: dict[str, object] = {}
+    if task.sampling.repeat_penalty is not None:
+        knobs["repeat_penalty"] = task.sampling.repeat_penalty
+    if task.kv_hint is not None:
+        knobs["cache_prompt"] = task.kv_hint == "reuse"
+    if isinstance(task.response_format, Grammar):
+        knobs["grammar"] = task.response_format.grammar
+    return knobs
+
+
+def worker_props(props: Props, slots: list[Slot] | None, now: datetime) -> WorkerProps:
+    """The boundary's view of `/props` and, where the engine serves them, `/slots`."""
+    features = {
+        "tools": props.chat_template_caps.supports_tools or props.chat_template_caps.supports_tool_calls,
+        "vision": props.modalities.vision,
+        "audio": props.modalities.audio,
+    }
+    return WorkerProps(
+        slots_total=props.total_slots,
+        slots_free=None if slots is None else sum(not slot.is_processing for slot in slots),
+        capabilities=Capabilities(
+            engine=ENGINE,
+            engine_version=props.build_info,
+            model_id=props.model_id,
+            observed_at=now,
+            ctx_max=slots[0].n_ctx if slots else props.default_generation_settings.n_ctx,
+            batching=True,
+            slots=props.total_slots,
+            features=("chat", "grammar", "json_schema", "logprobs", "seed", *(f for f, has in features.items() if has)),
+        ),
+    )

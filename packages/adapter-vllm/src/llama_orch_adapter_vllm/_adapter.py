@@ -1,0 +1,114 @@
+"""vLLM's server as a `WorkerAdapter`: which paths, in which order, and the reading of its streams."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from llama_orch_adapter_api import (
+    AdapterContext,
+    AdapterError,
+    Capabilities,
+    PoolUnavailable,
+    Secret,
+    Started,
+    TaskRequest,
+    TokenEvent,
+    WorkerAdapter,
+    WorkerError,
+    WorkerHealth,
+    WorkerProps,
+    WorkerReset,
+)
+from llama_orch_http_util import HttpClient, HttpConfig
+from llama_orch_http_util.openai import CHUNK, Answer, path_of
+
+from ._wire import ENGINE, MODELS, VERSION, Load, request_body, worker_props
+
+
+class VllmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A replica of this engine. `url` is the server's base URL.
+
+    `slots` is how many tasks it runs at once (its `--max-num-seqs`): the engine does not tell.
+    """
+
+    url: str
+    api_key: Secret | None = None
+    slots: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class VllmAdapter(WorkerAdapter):
+    """One vLLM server."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        config: VllmConfig = context.config
+        self._replica = context.replica
+        self._slots = config.slots
+        self._http = HttpClient(config.url, HttpConfig.of(context.http, context.timeouts), api_key=config.api_key)
+        self._known: Capabilities | None = None
+
+    async def health(self) -> WorkerHealth:
+        """Ready once it listens; busy while tasks wait in the engine. It answers 503 when its core is dead."""
+        try:
+            await self._http.request("GET", "/health")
+        except PoolUnavailable as error:
+            return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
+        except WorkerError as error:
+            return WorkerHealth(live=True, ready=False, state="down", detail=error.message)
+        load = await self._load()
+        if load is not None and load.waiting:
+            return WorkerHealth(live=True, ready=True, state="busy", detail=str(load))
+        return WorkerHealth(live=True, ready=True, state="ready")
+
+    async def props(self) -> WorkerProps:
+        """From `/version` and `/v1/models`, and `/metrics` where `slots` is configured."""
+        version = (await self._http.request("GET", "/version")).decode(VERSION, "/version")
+        models = (await self._http.request("GET", "/v1/models")).decode(MODELS, "/v1/models")
+        load = None if self._slots is None else await self._load()
+        seen = worker_props(version, models, self._slots, load, datetime.now(UTC))
+        self._known = seen.capabilities
+        return seen
+
+    async def engine_version(self) -> str:
+        """`/version`, asked of the engine once."""
+        return (await self._capabilities()).engine_version
+
+    def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        """A prompt goes to `/v1/completions`, messages to the chat route."""
+        if task.workload != "completion":
+            raise AdapterError(
+                f"workload {task.workload!r} is not served · {self._http.where} · send it to a pool of another engine",
+                detail="unsupported",
+            )
+        return self._stream(task)
+
+    async def aclose(self) -> None:
+        """Let go of the shared session."""
+        await self._http.aclose()
+
+    async def _stream(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        known = await self._capabilities()
+        model = task.model_ref or known.model_id
+        answer = Answer(self._http.where)
+        async with self._http.stream(path_of(task), request_body(task, model), CHUNK) as events:
+            yield Started(ENGINE, known.engine_version, model, self._replica, seed=task.seed)
+            try:
+                async for batch in events:
+                    for event in batch:
+                        for token in answer.take(event):
+                            yield token
+            except WorkerReset:
+                if not answer.finished:
+                    raise
+            if not answer.finished:
+                raise events.ended_early()
+        yield answer.end()
+
+    async def _capabilities(self) -> Capabilities:
+        return self._known or (await self.props()).capabilities
+
+    async def _load(self) -> Load | None:
+        try:
+            return Load.read((await self._http.request("GET", "/metrics")).body)
+        except WorkerError:  # started without /metrics: nothing more is known
+            return None

@@ -1,0 +1,20 @@
+"""The shared HTTP client of engine adapters: requests, typed streams, and errors in the boundary's words."""
+
+from ._client import HttpClient, Response, StreamRequest
+from ._config import HttpConfig
+from ._errors import ErrorObject, error_in_stream
+from ._sse import Frame, FrameTooLarge, SSEDecoder
+from ._stream import EventStream
+
+__all__ = [
+    "ErrorObject",
+    "EventStream",
+    "Frame",
+    "FrameTooLarge",
+    "HttpClient",
+    "HttpConfig",
+    "Response",
+    "SSEDecoder",
+    "StreamRequest",
+    "error_in_stream",
+]

@@ -1,0 +1,98 @@
+"""The limits of one client, and which addresses it may speak to."""
+
+import ipaddress
+import math
+import socket
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+from llama_orch_adapter_api import Secret, Timeouts
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of one client; spans in seconds, sizes in bytes.
+
+    `connect` bounds name look-up, TCP and TLS together. `sock_idle` is a backstop under the host's own limits: a
+    socket silent for so long is given up. `allow_link_local` admits 169.254.0.0/16 and fe80::/10, where clouds keep
+    their metadata; `allow_plaintext_key` admits an API key over plain http to another machine.
+    """
+
+    connect: float = 2.0
+    sock_idle: float = 600.0
+    max_line: int = MIB
+    max_event: int = 8 * MIB
+    max_body: int = 8 * MIB
+    max_error_body: int = 64 * KIB
+    allow_link_local: bool = False
+    allow_plaintext_key: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("connect", "sock_idle"):
+            span = getattr(self, name)
+            if not 0 < span < math.inf:
+                raise ValueError(f"http.{name} is {span}; give seconds, above 0")
+        for name in ("max_line", "max_event", "max_body", "max_error_body"):
+            size = getattr(self, name)
+            if size < 1:
+                raise ValueError(f"http.{name} is {size}; give bytes, at least 1")
+
+    @classmethod
+    def of(cls, overrides: Mapping[str, Any], timeouts: Timeouts) -> Self:
+        """A pool's `http` table over what follows from its timeouts. Raises `msgspec.ValidationError`."""
+        backstop = max(600.0, 2 * timeouts.first_token, 2 * timeouts.idle)
+        return msgspec.convert({"connect": timeouts.connect, "sock_idle": backstop, **overrides}, cls)
+
+
+def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
+    """The base URL without its trailing slash. Raises `ValueError` naming what is wrong with it and the mend."""
+    if not url.isprintable() or " " in url:
+        raise ValueError("url holds a space or control character; take it out")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT") from None
+    shown = f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "without a scheme"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"url is {shown}; give http://HOST:PORT or https://HOST:PORT")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"url {shown} holds a user or password; take them out and set api_key")
+    if "?" in url or "#" in url:
+        raise ValueError(f"url {shown} holds a query or fragment; give the base URL alone")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"url {shown} has a port that is no port; give a number up to 65535") from None
+    address = _address(parts.hostname)
+    if address is not None and address.is_link_local and not config.allow_link_local:
+        raise ValueError(f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it")
+    loopback = parts.hostname == "localhost" or (address is not None and address.is_loopback)
+    if with_key and parts.scheme == "http" and not loopback and not config.allow_plaintext_key:
+        raise ValueError(
+            f"url {shown} would carry api_key unencrypted; use https, or set http.allow_plaintext_key = true"
+        )
+    return url.rstrip("/")
+
+
+def check_key(key: Secret) -> None:
+    """Raises `ValueError` for a key that no header can carry, such as one with the line end of the file it was in."""
+    text = key.reveal()
+    if not text or not text.isascii() or not text.isprintable():
+        raise ValueError("api_key is empty or holds a line end or another character no header can carry; correct it")
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `host` is, in whatever notation the resolver reads; None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 2130706433, 0x7f000001
+        except OSError:
+            return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,239 @@
+"""From what HTTP says to what the boundary says: status, error object and exception to `WorkerError`.
+
+Messages are built from facts (status, host:port, the engine's own words), never from an exception's text: aiohttp's
+exceptions hold headers and URLs.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+from llama_orch_adapter_api import (
+    AdapterError,
+    DecodeTimeout,
+    InternalError,
+    Phase,
+    PoolUnavailable,
+    WorkerError,
+    WorkerReset,
+)
+
+_QUOTE = 300
+"""Characters of an engine's own words that go into a message."""
+
+_INPUT = re.compile(r"""['"]input['"]\s*:""")
+_YEAR = 365 * 86_400.0
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """An engine's own account of an error; both llama.cpp's and vLLM's fields fit."""
+
+    message: str = ""
+    type: str | None = None
+    code: int | str | None = None
+    param: str | None = None
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorObject | str | None = None
+    detail: Any = None
+    message: Any = None
+
+
+_BODY = msgspec.json.Decoder(_ErrorBody)
+
+HOSTILE_JSON = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""All that msgspec raises on bytes that are not the JSON that was asked for."""
+
+
+class Meaning(NamedTuple):
+    """What a status means on the boundary, and what the user may do about it."""
+
+    kind: type[WorkerError]
+    detail: str
+    mend: str
+
+
+_STATUS: dict[int, Meaning] = {
+    400: Meaning(AdapterError, "bad_request", "correct the request"),
+    401: Meaning(AdapterError, "auth", "set api_key of this replica to the key the engine was started with"),
+    403: Meaning(AdapterError, "auth", "use an api_key that may do this"),
+    404: Meaning(AdapterError, "not_found", "check url and model: the engine does not have what was asked for"),
+    429: Meaning(PoolUnavailable, "overloaded", "wait, or add replicas"),
+    501: Meaning(AdapterError, "unsupported", "start the engine with this feature, or use another pool"),
+    503: Meaning(PoolUnavailable, "overloaded", "wait, or add replicas"),
+    504: Meaning(DecodeTimeout, "first_token", "raise the time limit of the proxy before the engine"),
+}
+_CLASS: dict[int, Meaning] = {
+    3: Meaning(AdapterError, "redirect", "give the url that it redirects to; redirects are never followed"),
+    4: Meaning(AdapterError, "bad_request", "correct the request"),
+    5: Meaning(InternalError, "engine", "look at the engine's own log"),
+}
+_LOADING = Meaning(PoolUnavailable, "loading", "wait until it is ready")
+_TOO_LONG = Meaning(AdapterError, "context_length", "shorten the prompt or max_tokens, or give the engine more context")
+_NONSENSE = Meaning(AdapterError, "decode", "check that url points at the engine")
+
+
+def error_of_status(status: int, headers: Mapping[str, str], body: bytes, where: str) -> WorkerError:
+    """What an answer that is no 2xx means. `where` is `host:port`."""
+    told = parse_error(body)
+    meaning = _meaning(status, told)
+    return meaning.kind(
+        f"the engine answered {status}{_said(told)} · {where} · {meaning.mend}",
+        detail=meaning.detail,
+        phase="first_token",
+        retry_after=retry_after(headers.get("retry-after")),
+    )
+
+
+def error_in_stream(told: ErrorObject | str, where: str) -> WorkerError:
+    """What an error object in the middle of a stream means; without a status in it, the engine broke."""
+    if isinstance(told, str):
+        told = ErrorObject(message=told)
+    code = str(told.code)
+    status = int(code) if code.isdecimal() and len(code) == 3 else 500
+    meaning = _meaning(status, told)
+    return meaning.kind(
+        f"the engine broke off with {status}{_said(told)} · {where} · {meaning.mend}",
+        detail=meaning.detail,
+        phase="decode",
+    )
+
+
+def _said(told: ErrorObject) -> str:
+    words = quote(told.message)
+    return f": {words}" if words else ""
+
+
+def _meaning(status: int, told: ErrorObject) -> Meaning:
+    if status == 503 and "loading" in told.message.lower():
+        return _LOADING
+    if status == 400 and _is_too_long(told):
+        return _TOO_LONG
+    return _STATUS.get(status) or _CLASS.get(status // 100) or _NONSENSE
+
+
+def _is_too_long(told: ErrorObject) -> bool:
+    """llama.cpp gives it a type of its own; vLLM has only words, and a parameter for one of the two cases."""
+    return (
+        told.type == "exceed_context_size_error"
+        or told.param == "input_tokens"
+        or "max_model_len" in told.message
+        or "maximum context length" in told.message
+    )
+
+
+def parse_error(body: bytes) -> ErrorObject:
+    """The error in a body: an object, a string, `{"detail": …}`; from anything else, its beginning as text."""
+    try:
+        parsed = _BODY.decode(body)
+    except HOSTILE_JSON:
+        return ErrorObject(message=body[:_QUOTE].decode(errors="replace").strip())
+    if isinstance(parsed.error, ErrorObject):
+        return parsed.error
+    words = next((w for w in (parsed.error, parsed.detail, parsed.message) if isinstance(w, str)), "")
+    return ErrorObject(message=words)
+
+
+def quote(text: str) -> str:
+    """An engine's words, safe in a log line: control, separator and bidi characters escaped, at most 300 of them.
+
+    vLLM's validation errors repeat the offending input; what follows `'input':` is left out.
+    """
+    text = _INPUT.split(text, maxsplit=1)[0].strip()
+    if len(text) > _QUOTE:
+        text = text[: _QUOTE - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds asked for by a Retry-After header (RFC 9110 §10.2.3: seconds or an HTTP date); None if unreadable.
+
+    More than a year is given as a year.
+    """
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return min(float(value), _YEAR)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        return None
+    return min(max(0.0, (moment - (now or datetime.now(UTC))).total_seconds()), _YEAR)
+
+
+_UNREACHABLE = Meaning(PoolUnavailable, "unreachable", "check that the engine runs and that url is right")
+_RESET = Meaning(WorkerReset, "reset", "look at the engine's own log")
+_TRUNCATED = Meaning(WorkerReset, "truncated", "look at the engine's own log")
+_TLS = Meaning(AdapterError, "tls", "trust its certificate authority, or correct the host name in url")
+
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, Meaning], ...] = (
+    (
+        (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch, ssl.SSLCertVerificationError),
+        "its certificate is not trusted",
+        _TLS,
+    ),
+    (aiohttp.ClientConnectorDNSError, "its host name is not known", _UNREACHABLE),
+    (aiohttp.ConnectionTimeoutError, "it took too long to connect", _UNREACHABLE),
+    (aiohttp.ClientConnectorSSLError, "the TLS handshake failed", _UNREACHABLE),
+    (aiohttp.ClientConnectorError, "cannot connect", _UNREACHABLE),
+    (aiohttp.ClientPayloadError, "the answer broke off", _TRUNCATED),
+    (aiohttp.ClientResponseError, "the answer is not HTTP", _NONSENSE),
+    ((aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionError, OSError), "the connection broke", _RESET),
+    (aiohttp.ClientError, "the request failed", _NONSENSE),
+)
+"""First match wins; subclasses stand before their bases."""
+
+
+def error_of_exception(error: BaseException, where: str, phase: Phase) -> WorkerError:
+    """What a failure of the transport means. The result is to be raised `from None`: the cause may hold secrets."""
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        detail = "idle" if phase == "decode" else "first_token"
+        return DecodeTimeout(f"the socket was silent too long · {where} · check the engine", detail=detail, phase=phase)
+    for kinds, what, meaning in _EXCEPTIONS:
+        if isinstance(error, kinds):
+            facts = _facts(error)
+            at: Phase = "connect" if meaning in (_UNREACHABLE, _TLS) else phase
+            return meaning.kind(f"{what} ({facts}) · {where} · {meaning.mend}", detail=meaning.detail, phase=at)
+    raise error
+
+
+def _facts(error: BaseException) -> str:
+    """The system's words for an errno; those of the resolver (below 0) and of TLS are numbered otherwise."""
+    number: int | None = getattr(error, "errno", None)
+    if number is None or number <= 0 or isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return type(error).__name__
+    return os.strerror(number)
+
+
+def not_the_json(where: str, what: str, error: Exception) -> AdapterError:
+    """Bytes that are not what was asked for; msgspec's message names a path, never a value."""
+    facts = quote(str(error)) if isinstance(error, msgspec.ValidationError) else type(error).__name__
+    return AdapterError(f"{what} is not understood: {facts} · {where} · {_NONSENSE.mend}", detail="decode")
+
+
+def not_a_stream(where: str, kind: str) -> AdapterError:
+    """A good answer of another content type than an event stream's."""
+    return AdapterError(
+        f"the answer is {quote(kind)}, not an event stream · {where} · {_NONSENSE.mend}", detail="decode"
+    )
+
+
+def truncated(where: str, held: int) -> WorkerReset:
+    """The stream ended in order, yet without its finish event; `held` bytes of an event had come."""
+    inside = f" inside an event ({held} bytes of it had come)" if held else ""
+    return WorkerReset(
+        f"the stream ended without a finish event{inside} · {where} · {_TRUNCATED.mend}",
+        detail="truncated",
+        phase="decode",
+    )

@@ -1,0 +1,97 @@
+"""One aiohttp session per event loop, shared by all clients on it and closed by the last one to let go."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import aiohttp
+
+KEEPALIVE = 3.0
+"""Seconds an idle connection is kept. Both engines drop theirs at 5 s, and a request on a dropped one is lost."""
+
+READ_BUFFER = 64 * 1024
+RECEIVE_BUFFER = 128 * 1024
+"""SO_RCVBUF in bytes: with the kernel's default a stopped consumer holds 4 MB in flight, with this 640 KB."""
+
+
+class SharedSession:
+    """The session of one loop and how many clients hold it."""
+
+    def __init__(self) -> None:
+        self.borrowers = 0
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, socket_factory=_open_socket),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity", "User-Agent": "llama-orch"},
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=READ_BUFFER,
+        )
+        self._closing = False
+        self._life = self._held_open()
+        _run_now(self._life.asend(None))
+
+    async def close(self) -> None:
+        """Close the session, unless the loop is at its end and closing it already."""
+        if not self._closing:
+            await self._life.aclose()
+
+    def abandon(self) -> None:
+        """Let go of the session of a loop that was closed under it and can run nothing any more."""
+        connector = self.session.connector
+        self.session.detach()
+        if connector is not None:
+            _run_now(connector.close())  # type: ignore[arg-type]  # it is a coroutine, though declared Awaitable
+
+    async def _held_open(self) -> AsyncGenerator[None, None]:
+        """Hold the session until closed; what nobody closes, the loop closes at its end (`shutdown_asyncgens`)."""
+        try:
+            yield
+        finally:
+            self._closing = True
+            _sessions.pop(asyncio.get_running_loop(), None)
+            await self.session.close()
+
+
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession] = WeakKeyDictionary()
+
+
+def borrow() -> SharedSession:
+    """The running loop's session, counted once more."""
+    loop = asyncio.get_running_loop()
+    shared = _sessions.get(loop)
+    if shared is None:
+        _forget_closed_loops()
+        shared = _sessions[loop] = SharedSession()
+    shared.borrowers += 1
+    return shared
+
+
+async def give_back(shared: SharedSession) -> None:
+    """Count one borrower less; the last one closes the session."""
+    shared.borrowers -= 1
+    if not shared.borrowers:
+        await shared.close()
+
+
+def _run_now(steps: Coroutine[Any, Any, None]) -> None:
+    """Run what has nothing to wait for."""
+    with suppress(StopIteration):
+        steps.send(None)
+
+
+def _forget_closed_loops() -> None:
+    for reference in _sessions.keyrefs():  # a list, whatever other threads' loops do meanwhile
+        loop = reference()
+        if loop is not None and loop.is_closed() and (shared := _sessions.pop(loop, None)):
+            shared.abandon()
+
+
+def _open_socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    return opened

@@ -1,0 +1,208 @@
+"""The limits of a client, and the addresses and keys it refuses."""
+
+import secrets
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from llama_orch_adapter_api import Secret, Timeouts
+from llama_orch_http_util import HttpClient, HttpConfig
+from llama_orch_http_util._config import check_key, check_url
+
+CANARY = secrets.token_hex(16)
+
+
+class Accepted(NamedTuple):
+    """A URL, what it becomes, whether a key goes with it, and the switches it needs."""
+
+    url: str
+    becomes: str
+    with_key: bool = False
+    switches: dict[str, bool] = {}
+
+
+class Refused(NamedTuple):
+    """A URL and why it is refused; `mended` is the same after the mend that the message names."""
+
+    url: str
+    message: str
+    with_key: bool = False
+    mended: Accepted | None = None
+
+
+LINK_LOCAL = {"allow_link_local": True}
+PLAINTEXT = {"allow_plaintext_key": True}
+GIVE = "give http://HOST:PORT or https://HOST:PORT"
+
+ACCEPTED = [
+    Accepted("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+    Accepted("http://engine", "http://engine"),
+    Accepted("https://engine/", "https://engine"),
+    Accepted("HTTPS://Engine:443/base/", "HTTPS://Engine:443/base"),
+    Accepted("http://[::1]:8080", "http://[::1]:8080"),
+    Accepted("http://10.0.0.7:8000", "http://10.0.0.7:8000"),
+    Accepted("https://engine", "https://engine", with_key=True),
+    Accepted("http://localhost:8080", "http://localhost:8080", with_key=True),
+    Accepted("http://127.8.8.8", "http://127.8.8.8", with_key=True),
+    Accepted("http://127.1", "http://127.1", with_key=True),
+    Accepted("http://[::1]", "http://[::1]", with_key=True),
+    Accepted("http://[::ffff:127.0.0.1]", "http://[::ffff:127.0.0.1]", with_key=True),
+]
+
+
+def link_local(shown: str, url: str) -> Refused:
+    return Refused(
+        url,
+        f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it",
+        mended=Accepted(url, url, switches=LINK_LOCAL),
+    )
+
+
+def plaintext(url: str) -> Refused:
+    return Refused(
+        url,
+        f"url {url} would carry api_key unencrypted; use https, or set http.allow_plaintext_key = true",
+        with_key=True,
+        mended=Accepted(url, url, with_key=True, switches=PLAINTEXT),
+    )
+
+
+REFUSED = [
+    Refused("", f"url is without a scheme; {GIVE}"),
+    Refused("engine:8080/v1", f"url is engine://; {GIVE}"),
+    Refused("127.0.0.1:8080", f"url is without a scheme; {GIVE}"),
+    Refused("ftp://engine", f"url is ftp://engine; {GIVE}"),
+    Refused("unix:///run/engine.sock", f"url is unix://; {GIVE}"),
+    Refused("http://", f"url is http://; {GIVE}"),
+    Refused("http://:8080", f"url is http://; {GIVE}"),
+    Refused(
+        f"http://user:{CANARY}@engine",
+        "url http://engine holds a user or password; take them out and set api_key",
+        mended=Accepted("http://engine", "http://engine"),
+    ),
+    Refused(f"http://{CANARY}@engine", "url http://engine holds a user or password; take them out and set api_key"),
+    Refused("http://@engine", "url http://engine holds a user or password; take them out and set api_key"),
+    Refused(
+        f"http://engine/v1?key={CANARY}",
+        "url http://engine holds a query or fragment; give the base URL alone",
+        mended=Accepted("http://engine/v1", "http://engine/v1"),
+    ),
+    Refused("http://engine?", "url http://engine holds a query or fragment; give the base URL alone"),
+    Refused(f"http://engine#{CANARY}", "url http://engine holds a query or fragment; give the base URL alone"),
+    Refused("http://engine#", "url http://engine holds a query or fragment; give the base URL alone"),
+    Refused("http://engine:99999", "url http://engine has a port that is no port; give a number up to 65535"),
+    Refused("http://engine:web", "url http://engine has a port that is no port; give a number up to 65535"),
+    Refused("http://[::1", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
+    Refused("http://[engine]", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
+    Refused(" http://engine", "url holds a space or control character; take it out"),
+    Refused("http://engine\n", "url holds a space or control character; take it out"),
+    Refused("http://eng\tine", "url holds a space or control character; take it out"),
+    Refused("http://eng\u202eine", "url holds a space or control character; take it out"),
+    link_local("http://169.254.169.254", "http://169.254.169.254"),
+    link_local("http://169.254.0.1", "http://169.254.0.1:8080"),
+    link_local("http://2852039166", "http://2852039166"),
+    link_local("http://0xa9fea9fe", "http://0xA9FEA9FE"),
+    link_local("http://fe80::1", "http://[fe80::1]"),
+    link_local("http://fe80::1%eth0", "http://[fe80::1%eth0]"),
+    link_local("http://::ffff:169.254.169.254", "http://[::ffff:169.254.169.254]"),
+    plaintext("http://engine"),
+    plaintext("http://10.0.0.7"),
+    plaintext("http://localhost.example"),
+    plaintext("http://0.0.0.0"),
+]
+
+
+def checked(given: Accepted | Refused) -> str:
+    switches = given.switches if isinstance(given, Accepted) else {}
+    return check_url(given.url, HttpConfig(**switches), with_key=given.with_key)
+
+
+@pytest.mark.parametrize("given", ACCEPTED, ids=lambda given: given.url)
+def test_urls(given: Accepted) -> None:
+    """A base URL is taken without its trailing slash; a key goes over https or to this machine."""
+    assert checked(given) == given.becomes
+
+
+@pytest.mark.parametrize("given", REFUSED, ids=lambda given: given.url)
+def test_refused_urls(given: Refused) -> None:
+    """Each refusal says what is wrong and the mend, and repeats no password and no query."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        checked(given)
+
+    assert str(caught.value) == given.message
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [refused for refused in REFUSED if refused.mended], ids=lambda given: given.url)
+def test_mended_urls(given: Refused) -> None:
+    """Who follows the mend is not refused again."""
+    assert given.mended
+    assert checked(given.mended) == given.mended.becomes
+
+
+def test_a_client_checks_its_url() -> None:
+    """A client is not made for a URL that is refused, key or no key."""
+    with pytest.raises(ValueError, match="holds a query"):
+        HttpClient("http://engine?a=b")
+    with pytest.raises(ValueError, match="would carry api_key unencrypted"):
+        HttpClient("http://engine", api_key=Secret(CANARY))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\0", " \t", "é"])
+def test_keys_that_no_header_can_carry(ending: str) -> None:
+    """A key with the line end of its file is refused when the client is made, and not shown."""
+    with pytest.raises(ValueError, match="^api_key is empty or holds a line end or another character") as caught:
+        HttpClient("http://127.0.0.1", api_key=Secret(CANARY + ending))
+
+    assert CANARY not in str(caught.value)
+
+
+def test_an_empty_key_is_refused() -> None:
+    """A key that is there but empty is a mistake, not the absence of a key."""
+    with pytest.raises(ValueError, match="^api_key is empty"):
+        check_key(Secret(""))
+
+
+def test_overrides() -> None:
+    """A pool's http table goes over what follows from its timeouts."""
+    config = HttpConfig.of({"max_body": 4096, "sock_idle": 5}, Timeouts(connect=0.5))
+
+    assert config == HttpConfig(connect=0.5, sock_idle=5.0, max_body=4096)
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "backstop"),
+    [
+        (Timeouts(), 600.0),
+        (Timeouts(first_token=400), 800.0),
+        (Timeouts(idle=500), 1000.0),
+        (Timeouts(first_token=86400, idle=86400), 172800.0),
+    ],
+)
+def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: float) -> None:
+    """A socket may be silent for twice the host's limits, and never for less than ten minutes."""
+    assert HttpConfig.of({}, timeouts).sock_idle == backstop
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"max_bdoy": 1}, "Object contains unknown field `max_bdoy`"),
+        ({"max_body": "8M"}, "Expected `int`, got `str` - at `$.max_body`"),
+        ({"connect": 0}, "http.connect is 0.0; give seconds, above 0"),
+        ({"connect": -1.5}, "http.connect is -1.5; give seconds, above 0"),
+        ({"sock_idle": float("nan")}, "http.sock_idle is nan; give seconds, above 0"),
+        ({"sock_idle": float("inf")}, "http.sock_idle is inf; give seconds, above 0"),
+        *(
+            ({name: size}, f"http.{name} is {size}; give bytes, at least 1")
+            for name in ("max_line", "max_event", "max_body", "max_error_body")
+            for size in (0, -1)
+        ),
+    ],
+)
+def test_refused_overrides(overrides: dict[str, Any], message: str) -> None:
+    """A misspelt name, a wrong type and a limit that limits nothing are refused by name."""
+    with pytest.raises(msgspec.ValidationError) as caught:
+        HttpConfig.of(overrides, Timeouts())
+
+    assert str(caught.value) == message

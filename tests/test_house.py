@@ -1,0 +1,68 @@
+"""The rules of the repository that no tool checks."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+TEST_FILES = sorted([*ROOT.glob("packages/*/tests/**/test_*.py"), *ROOT.glob("tests/**/test_*.py")])
+
+
+def settings() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+
+
+def test_ci_runs_the_command_of_the_readme():
+    """What CI runs is what the README tells a newcomer to type, to the letter."""
+    command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+
+    assert command in (ROOT / "README.md").read_text().splitlines()
+
+
+def test_constraints_name_no_place():
+    """The lock holds versions, markers and hashes: no index, no host, no path."""
+    pin = r"[a-z0-9-]+==[\w.]+( ; [^/@]+)? \\"
+    digest = r"    --hash=sha256:[0-9a-f]{64}( \\)?"
+
+    strays = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not re.fullmatch(f"{pin}|{digest}", line)
+    ]
+
+    assert strays == []
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_test_states_its_rule(path: Path):
+    """Every test has a docstring."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+    silent = [node.name for node in functions if node.name.startswith("test_") and not ast.get_docstring(node)]
+
+    assert silent == []
+
+
+def test_contracts_and_coverage_know_every_package():
+    """A package that the import contracts or the coverage did not list would go unchecked."""
+    modules = ["llama_orch_" + path.name.replace("-", "_") for path in PACKAGES]
+
+    assert sorted(settings()["importlinter"]["root_packages"]) == sorted(modules)
+    assert sorted(settings()["coverage"]["run"]["source_pkgs"]) == sorted(modules)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_is_whole(package: Path):
+    """Each package types its users' code, keeps a changelog and explains itself in at most 20 lines."""
+    assert list(package.glob("src/*/py.typed"))
+    assert "<!-- towncrier release notes start -->" in (package / "CHANGELOG.md").read_text()
+    assert len((package / "README.md").read_text().splitlines()) <= 20

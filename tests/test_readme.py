@@ -1,0 +1,31 @@
+"""What the README shows is run as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(180)
+def test_the_example_runs(tmp_path: Path):
+    """The Python of the README, word for word, prints an answer and leaves nothing behind."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.split()) > 2
+    assert "nclosed" not in ran.stderr
