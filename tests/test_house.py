@@ -14,17 +14,18 @@ TEST_FILES = sorted([*ROOT.glob("packages/*/tests/**/test_*.py"), *ROOT.glob("te
 
 
 def settings() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    tools: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    return tools
 
 
-def test_ci_runs_the_command_of_the_readme():
+def test_ci_runs_the_command_of_the_readme() -> None:
     """What CI runs is what the README tells a newcomer to type, to the letter."""
     command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
 
     assert command in (ROOT / "README.md").read_text().splitlines()
 
 
-def test_constraints_name_no_place():
+def test_constraints_name_no_place() -> None:
     """The lock holds versions, markers and hashes: no index, no host, no path."""
     pin = r"[a-z0-9-]+==[\w.]+( ; [^/@]+)? \\"
     digest = r"    --hash=sha256:[0-9a-f]{64}( \\)?"
@@ -39,7 +40,7 @@ def test_constraints_name_no_place():
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_test_states_its_rule(path: Path):
+def test_every_test_states_its_rule(path: Path) -> None:
     """Every test has a docstring."""
     functions = [
         node
@@ -52,7 +53,7 @@ def test_every_test_states_its_rule(path: Path):
     assert silent == []
 
 
-def test_contracts_and_coverage_know_every_package():
+def test_contracts_and_coverage_know_every_package() -> None:
     """A package that the import contracts or the coverage did not list would go unchecked."""
     modules = ["llama_orch_" + path.name.replace("-", "_") for path in PACKAGES]
 
@@ -61,7 +62,7 @@ def test_contracts_and_coverage_know_every_package():
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-def test_a_package_is_whole(package: Path):
+def test_a_package_is_whole(package: Path) -> None:
     """Each package types its users' code, keeps a changelog and explains itself in at most 20 lines."""
     assert list(package.glob("src/*/py.typed"))
     assert "<!-- towncrier release notes start -->" in (package / "CHANGELOG.md").read_text()

@@ -8,7 +8,7 @@ from types import ModuleType
 import llama_orch_adapter_api as api
 
 ALLOWED = {"llama_orch_adapter_api", "msgspec", "pluggy", "typing_extensions"}
-HEAVY = {"aiohttp", "asyncio", "concurrent", "email", "http", "logging", "multiprocessing", "ssl", "subprocess"}
+HEAVY = {"aiohttp", "asyncio", "concurrent", "email", "http", "multiprocessing", "ssl", "subprocess"}
 
 IMPORT = """
 import json, sys

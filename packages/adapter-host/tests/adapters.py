@@ -1,19 +1,19 @@
-"""Adapters without an engine, each with one habit, and a way to run a test on a virtual clock that leaves nothing behind."""
+"""Adapters without an engine, each with one habit, and a way to run a test on a virtual clock."""
 
 import asyncio
 import functools
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from datetime import datetime, timezone
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from llama_orch_adapter_api import (
     AdapterContext,
     AdapterSpec,
     Capabilities,
     End,
-    Metrics,
     Secret,
     Started,
     TaskRequest,
@@ -24,11 +24,13 @@ from llama_orch_adapter_api import (
     WorkerHealth,
     WorkerProps,
 )
-from llama_orch_adapter_host import AdapterHost, Plugins
-from llama_orch_adapter_testkit import run_virtual
+from llama_orch_adapter_host import AdapterHost, CancelReceipt, Plugins
+from llama_orch_adapter_testkit import VirtualClockLoop, run_virtual
+
+T = TypeVar("T")
 
 STARTED = Started("words", "1", "model", "pool/0", tokens_in=3)
-PROPS = WorkerProps(4, 3, Capabilities("words", "1", "model", datetime(2026, 1, 1, tzinfo=timezone.utc)))
+PROPS = WorkerProps(4, 3, Capabilities("words", "1", "model", datetime(2026, 1, 1, tzinfo=UTC)))
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
@@ -93,9 +95,11 @@ class Words(WorkerAdapter):
 
 
 class Scripted(Words):
-    """Yields what the script holds, in its order: a number is a pause, an exception is raised, a callable is awaited."""
+    """Yields what the script holds, in order: a number is a pause, an exception is raised, a callable is awaited."""
 
-    def __init__(self, *script: TokenEvent | float | BaseException | Callable[[TaskRequest], Awaitable[object]]) -> None:
+    def __init__(
+        self, *script: TokenEvent | float | BaseException | Callable[[TaskRequest], Awaitable[object]]
+    ) -> None:
         super().__init__()
         self.script = script
 
@@ -188,6 +192,19 @@ class Clinging(Words):
         await asyncio.Event().wait()
 
 
+class Tidy(Words):
+    """Takes `seconds` to clean up, and counts how often it could."""
+
+    def __init__(self, words: int = 3, pause: float | None = 1.0, seconds: float = 0.5) -> None:
+        super().__init__(words, pause)
+        self.seconds = seconds
+        self.tidied = 0
+
+    async def clean_up(self) -> None:
+        await asyncio.sleep(self.seconds)
+        self.tidied += 1
+
+
 class Fussy(Words):
     """Raises what is no WorkerError while it cleans up."""
 
@@ -251,8 +268,23 @@ def seen_by(contexts: list[AdapterContext], *adapters: WorkerAdapter) -> Plugins
     return plugins
 
 
+def cancel_now(host: AdapterHost, request: TaskRequest) -> CancelReceipt:
+    """Cancel from where nothing can be awaited: it answers at once."""
+    try:
+        host.cancel("pool", request.task_id).send(None)
+    except StopIteration as answer:
+        receipt: CancelReceipt = answer.value
+        return receipt
+    raise AssertionError("cancel waited for something")
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def moment(seconds: float) -> Any:
+    """A time to compare with: a virtual clock sums up floats."""
+    return pytest.approx(seconds, abs=1e-6)
 
 
 def tokens(events: list[TokenEvent]) -> list[str]:
@@ -273,6 +305,12 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     return run
 
 
+def run_many(main: Coroutine[Any, Any, T]) -> T:
+    """Run a simulation of many cases on a virtual clock, without the debugging that records a stack each turn."""
+    with asyncio.Runner(debug=False, loop_factory=VirtualClockLoop) as runner:
+        return runner.run(main)
+
+
 async def _tidy(main: Coroutine[Any, Any, None]) -> None:
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
@@ -283,6 +321,3 @@ async def _tidy(main: Coroutine[Any, Any, None]) -> None:
 
     assert complaints == []
     assert left == []
-
-
-__all__ = ["Metrics", "run_virtual"]

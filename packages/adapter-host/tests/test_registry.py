@@ -46,7 +46,7 @@ def test_a_replica_is_bound_once():
 
 @pytest.mark.parametrize(("pools", "told"), [((), "bound: none"), (("chat", "embed"), "bound: chat, embed")])
 def test_an_unknown_pool_is_told_with_those_there_are(pools: tuple[str, ...], told: str):
-    """A pool that nobody bound is PoolUnavailable (unknown_pool), before any engine, naming the pools that are bound."""
+    """A pool that nobody bound is PoolUnavailable (unknown_pool), and told with the pools that are bound."""
     registry = Registry()
     for pool in pools:
         registry.add(binding(pool, "0"))

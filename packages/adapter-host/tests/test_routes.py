@@ -1,5 +1,3 @@
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,16 +9,11 @@ from llama_orch_adapter_host._routes import pick
 from .adapters import Words, host_of, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
 
 
-@dataclass(eq=False)
-class Lease:
-    """Something that uses a binding; a policy counts leases and looks at nothing in them."""
-
-
 def pool_of(*busy: int) -> dict[str, Binding]:
-    """A pool whose replicas 0, 1, … have so many flights."""
+    """A pool whose replicas 0, 1, … have so many leases; a policy counts them and looks into none."""
     pool: dict[str, Binding] = {}
     for i, flights in enumerate(busy):
-        leases: set[Flight] = {Lease() for _ in range(flights)}  # type: ignore[misc]
+        leases: set[Flight] = {object() for _ in range(flights)}  # type: ignore[misc]
         pool[str(i)] = Binding(BindingInfo("chat", str(i), "words", generation=1), Words(), Timeouts(), leases)
     return pool
 
@@ -47,7 +40,9 @@ def test_a_pinned_task_goes_where_it_is_pinned(busy: list[int], data: st.DataObj
 
 def test_a_pin_to_nowhere_names_what_is_bound():
     """A task pinned to a replica that is not there fails as unreachable, and is told which ones are."""
-    with pytest.raises(PoolUnavailable, match=r"'r9', which the task is pinned to, is not bound \(bound: 0, 1\)") as caught:
+    with pytest.raises(
+        PoolUnavailable, match=r"'r9', which the task is pinned to, is not bound \(bound: 0, 1\)"
+    ) as caught:
         pick(pool_of(0, 0), task(replica_id="r9"))
 
     assert (caught.value.detail, caught.value.phase, caught.value.replica) == ("unreachable", "queue", "r9")

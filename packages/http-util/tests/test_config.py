@@ -112,18 +112,22 @@ REFUSED = [
 ]
 
 
+def url_of(given: Accepted | Refused) -> str:
+    return given.url.replace(CANARY, "canary")
+
+
 def checked(given: Accepted | Refused) -> str:
     switches = given.switches if isinstance(given, Accepted) else {}
     return check_url(given.url, HttpConfig(**switches), with_key=given.with_key)
 
 
-@pytest.mark.parametrize("given", ACCEPTED, ids=lambda given: given.url)
+@pytest.mark.parametrize("given", ACCEPTED, ids=url_of)
 def test_urls(given: Accepted) -> None:
     """A base URL is taken without its trailing slash; a key goes over https or to this machine."""
     assert checked(given) == given.becomes
 
 
-@pytest.mark.parametrize("given", REFUSED, ids=lambda given: given.url)
+@pytest.mark.parametrize("given", REFUSED, ids=url_of)
 def test_refused_urls(given: Refused) -> None:
     """Each refusal says what is wrong and the mend, and repeats no password and no query."""
     with pytest.raises(ValueError, match=r".") as caught:
@@ -133,7 +137,7 @@ def test_refused_urls(given: Refused) -> None:
     assert CANARY not in str(caught.value)
 
 
-@pytest.mark.parametrize("given", [refused for refused in REFUSED if refused.mended], ids=lambda given: given.url)
+@pytest.mark.parametrize("given", [refused for refused in REFUSED if refused.mended], ids=url_of)
 def test_mended_urls(given: Refused) -> None:
     """Who follows the mend is not refused again."""
     assert given.mended
@@ -151,15 +155,23 @@ def test_a_client_checks_its_url() -> None:
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\0", " \t", "é"])
 def test_keys_that_no_header_can_carry(ending: str) -> None:
     """A key with the line end of its file is refused when the client is made, and not shown."""
-    with pytest.raises(ValueError, match="^api_key is empty or holds a line end or another character") as caught:
+    with pytest.raises(ValueError, match=r"^api_key is empty or holds a line end or another character") as caught:
         HttpClient("http://127.0.0.1", api_key=Secret(CANARY + ending))
 
     assert CANARY not in str(caught.value)
 
 
+def test_keys_that_a_header_can_carry() -> None:
+    """Any visible ASCII is a key, and a client is made for it."""
+    key = Secret("".join(map(chr, range(33, 127))))
+
+    check_key(key)
+    assert HttpClient("http://127.0.0.1:8080", api_key=key).where == "127.0.0.1:8080"
+
+
 def test_an_empty_key_is_refused() -> None:
     """A key that is there but empty is a mistake, not the absence of a key."""
-    with pytest.raises(ValueError, match="^api_key is empty"):
+    with pytest.raises(ValueError, match=r"^api_key is empty"):
         check_key(Secret(""))
 
 

@@ -68,14 +68,14 @@ BY_CLASS: dict[int, Meaning] = {
 }
 
 
-@pytest.mark.parametrize("status", [status for status in range(100, 600) if status != 200])
-def test_every_status(status: int) -> None:
+def test_every_status() -> None:
     """Each status means what the semantics' table says; other 4xx are the request's fault, other 5xx the engine's."""
-    error = error_of_status(status, {}, b"", WHERE)
+    for status in range(100, 600):
+        error = error_of_status(status, {}, b"", WHERE)
 
-    assert (type(error), error.detail) == NAMED.get(status, BY_CLASS[status // 100])
-    assert error.message.startswith(f"the engine answered {status} · {WHERE} · ")
-    assert error.phase == "first_token"
+        assert (type(error), error.detail) == NAMED.get(status, BY_CLASS[status // 100]), status
+        assert error.message.startswith(f"the engine answered {status} · {WHERE} · ")
+        assert error.phase == "first_token"
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def test_an_error_object_without_words() -> None:
         ("a\udcffb", r"a\udcffb"),
         ("x" * 300, "x" * 300),
         ("x" * 301, "x" * 299 + "…"),
-        (f"bad 'input': '{CANARY}'", "bad"),
-        (f'{{"msg":"bad","input": "{CANARY}"}}', '{"msg":"bad",'),
-        (f"bad 'input' : {CANARY}", "bad"),
+        ("bad 'input': 'a prompt'", "bad"),
+        ('{"msg":"bad","input": "a prompt"}', '{"msg":"bad",'),
+        ("bad 'input' : a prompt", "bad"),
     ],
 )
 def test_quoted_words(text: str, shown: str) -> None:
@@ -386,7 +386,7 @@ FAILURES = [
     ),
     Failure(BrokenPipeError(errno.EPIPE, CANARY), RESET, f"the connection broke ({os.strerror(errno.EPIPE)})"),
     Failure(aiohttp.ServerTimeoutError(CANARY), RESET, "the connection broke (ServerTimeoutError)"),
-    Failure(aiohttp.InvalidURL(f"http://engine?key={CANARY}"), NONSENSE, "the request failed (InvalidUrlClientError)"),
+    Failure(aiohttp.InvalidURL(f"http://engine?key={CANARY}"), NONSENSE, "the request failed (InvalidURL)"),
     Failure(aiohttp.ClientError(CANARY), NONSENSE, "the request failed (ClientError)"),
     Failure(
         aiohttp.SocketTimeoutError(CANARY),
@@ -441,7 +441,7 @@ def test_every_exception_of_aiohttp_is_mapped() -> None:
 
 
 def test_a_value_of_the_wrong_type() -> None:
-    """msgspec's path goes into the message; a value of the engine does not."""
+    """The path goes into the message; a value of the engine does not."""
 
     class Slots(msgspec.Struct):
         total: int
@@ -489,13 +489,17 @@ def printed(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
 
 
+def raise_as_the_client_does(failure: Exception) -> None:
+    try:
+        raise failure
+    except (aiohttp.ClientError, OSError) as error:
+        raise error_of_exception(error, WHERE, "decode") from None
+
+
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure.error).__name__)
 def test_raised_from_none_nothing_is_told(failure: Failure) -> None:
     """Raised as the client raises it, an error prints nothing of the exception it stands for (battery 32's part)."""
     with pytest.raises(WorkerError) as caught:
-        try:
-            raise failure.error
-        except Exception as error:  # noqa: BLE001  # each kind in turn
-            raise error_of_exception(error, WHERE, "decode") from None
+        raise_as_the_client_does(failure.error)
 
     assert CANARY not in printed(caught.value)

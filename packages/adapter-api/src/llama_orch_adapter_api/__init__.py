@@ -27,8 +27,9 @@ from ._hooks import (
     Timeouts,
     hookimpl,
 )
+from ._logs import RedactingFilter, get_logger
 from ._props import Capabilities, WorkerHealth, WorkerProps
-from ._redact import Secret
+from ._redact import Secret, one_line, redact
 from ._schema import json_schemas
 from ._task import Grammar, ImagePart, JsonSchema, Message, Sampling, TaskRequest, TextPart, Tool, ToolCall
 
@@ -59,6 +60,7 @@ __all__ = [
     "Phase",
     "PoolUnavailable",
     "Progress",
+    "RedactingFilter",
     "Sampling",
     "Score",
     "Secret",
@@ -76,6 +78,9 @@ __all__ = [
     "WorkerHealth",
     "WorkerProps",
     "WorkerReset",
+    "get_logger",
     "hookimpl",
     "json_schemas",
+    "one_line",
+    "redact",
 ]

@@ -37,7 +37,9 @@ class WorkerError(Exception):
     """A task failed. `message` says what, where and the mend; it holds no prompt, header or query.
 
     `retry_after` is in seconds, None where nobody knows. `attempts` counts the calls of an engine, this one included.
-    `engine`, `pool` and `replica` are filled in by the room that knows them.
+    `engine`, `pool` and `replica` are filled in by the room that knows them. `answered`: a byte of the engine's answer
+    was seen, or nobody knows that none was. `stale_connection`: a kept connection turned out to be closed, so that the
+    request never began.
     """
 
     code: ClassVar[str] = ""
@@ -54,6 +56,8 @@ class WorkerError(Exception):
         pool: str | None = None,
         replica: str | None = None,
         attempts: int = 0,
+        answered: bool = True,
+        stale_connection: bool = False,
     ) -> None:
         if detail not in self.verdicts:
             known = ", ".join(self.verdicts) or "none: raise one of its subclasses"
@@ -67,6 +71,8 @@ class WorkerError(Exception):
         self.pool = pool
         self.replica = replica
         self.attempts = attempts
+        self.answered = answered
+        self.stale_connection = stale_connection
 
     @property
     def retriable(self) -> bool:

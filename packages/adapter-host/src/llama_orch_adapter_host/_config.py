@@ -56,6 +56,8 @@ def parse_config(raw: bytes) -> HostConfig:
     """TOML text as Structs. Raises `ConfigError` with every pool's problem."""
     try:
         tables = msgspec.toml.decode(raw, type=_Pools).pools
+    except RecursionError:
+        raise ConfigError(["it is nested too deep to be read"]) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError([str(error)]) from None
     pools: dict[str, PoolConfig] = {}
@@ -104,7 +106,7 @@ def read_replica(replica: str, table: Mapping[str, object], spec: AdapterSpec) -
 def _resolve_secret(kind: type, value: object) -> object:
     """A secret is given by reference, so that a config can be shown and committed."""
     if kind is not Secret:
-        raise NotImplementedError
+        raise TypeError(f"the adapter's config has a field of type {kind.__name__}, which TOML cannot give")
     match value:
         case {"env": str(name), **others} if not others:
             text = os.environ.get(name)

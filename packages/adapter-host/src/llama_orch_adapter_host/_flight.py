@@ -67,7 +67,7 @@ class Flight:
         self._gone = asyncio.Event()  # the adapter has let go
         self._timer: asyncio.Handle | None = None  # the deadline; after an interruption, the cancellation to come
         self._passed = 0  # events passed on; the sweeper compares it with what it saw last
-        self._seen = -1
+        self._seen = -1  # nothing it could be: the caller was not waiting
         self._silent_since = self._began
         binding.leases.add(self)
 
@@ -127,7 +127,7 @@ class Flight:
         if self._waiting is None:
             self.begin_closing()
         else:  # not at once: whoever interrupts may be running inside the adapter, in that very task
-            self._timer = self._loop.call_soon(self._insist)
+            self._timer = self._loop.call_soon(self._insist, self._waiting)
             self._silent_since = self._loop.time()
         return True
 
@@ -162,11 +162,11 @@ class Flight:
         if self.outcome is not None:
             if self._waiting is not None and now - self._silent_since >= CLOSE_LIMIT:
                 self._silent_since = now
-                self._insist()
+                self._insist(self._waiting)
         elif not self.committed:
             if now - self._began >= limits.first_token:
                 self.interrupt(self._silent("first_token", limits.first_token))
-        elif self._waiting is None or self._passed != self._seen:
+        elif self._passed != self._seen:
             self._seen = self._passed if self._waiting is not None else -1
             self._silent_since = now
         elif now - self._silent_since >= limits.idle:
@@ -189,11 +189,10 @@ class Flight:
             self._settle(self._failure(error))
         return await self._tell()
 
-    def _insist(self) -> None:
+    def _insist(self, waiting: asyncio.Task[object]) -> None:
         """Cancel the task that waits inside the adapter; `_take_back` undoes it."""
-        if self._waiting is not None:
-            self._sent += 1
-            self._waiting.cancel()
+        self._sent += 1
+        waiting.cancel()
 
     def _take_back(self, error: BaseException | None, task: asyncio.Task[object]) -> BaseException | None:
         """Undo our own cancellations of a task that is back from the adapter, maybe with an error.
@@ -204,11 +203,10 @@ class Flight:
         if self._timer is not None:
             self._timer.cancel()
         sent, self._sent = self._sent, 0
-        left = self._cancels
         for _ in range(sent):
-            left = task.uncancel()
+            task.uncancel()
         if error is None or isinstance(error, Exception) or (sent and isinstance(error, asyncio.CancelledError)):
-            return asyncio.CancelledError() if left > self._cancels else None
+            return asyncio.CancelledError() if task.cancelling() > self._cancels else None
         return error
 
     async def _tell(self) -> TokenEvent:

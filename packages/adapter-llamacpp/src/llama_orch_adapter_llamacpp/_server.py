@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 if sys.platform == "linux":
     import fcntl
@@ -31,10 +31,17 @@ def main(options: str) -> None:
         server = _served(**json.loads(options))
     except Exception as error:  # noqa: BLE001  # whatever it is, the other side is to read it
         say(state="failed", message=f"{type(error).__name__}: {error}")
-        os._exit(1)
+        _leave_with_the_log()
     say(state="ready", url=server.listening_address)
     os.read(0, 1)
     os._exit(0)  # the engine's own way out waits 30 s for open streams
+
+
+def _leave_with_the_log() -> NoReturn:
+    """The ordinary way out: a thread of the engine's writes its log to the end. It may take 5 s."""
+    if sys.platform != "win32":
+        signal.alarm(5)
+    sys.exit(1)
 
 
 def _speaker() -> Callable[..., None]:

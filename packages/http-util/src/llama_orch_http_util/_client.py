@@ -13,13 +13,19 @@ import msgspec
 from llama_orch_adapter_api import AdapterError, Secret, WorkerError
 
 from ._config import MIB, HttpConfig, check_key, check_url
-from ._errors import HOSTILE_JSON, error_of_exception, error_of_status, not_a_stream, not_the_json, quote
+from ._errors import (
+    HOSTILE_JSON,
+    TRANSPORT_FAILURES,
+    error_of_exception,
+    error_of_status,
+    not_a_stream,
+    not_the_json,
+    quote,
+)
 from ._session import SharedSession, borrow, give_back
 from ._stream import EventStream
 
 T = TypeVar("T")
-
-TRANSPORT_FAILURES = (aiohttp.ClientError, OSError)
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -154,7 +160,6 @@ class HttpClient:
     def _check_head(self, response: aiohttp.ClientResponse) -> None:
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            response.close()
             raise AdapterError(
                 f"the answer is encoded as {quote(encoding)}, which was not asked for · {self.where} · "
                 "switch compression off in the proxy before the engine",
@@ -175,10 +180,9 @@ class HttpClient:
         while chunk := await response.content.readany():
             parts.append(chunk)
             size += len(chunk)
+            if size > limit and cut:
+                break
             if size > limit:
-                response.close()
-                if cut:
-                    break
                 raise AdapterError(f"the answer is larger than {limit} bytes · {self.where}", detail="too_large")
         return b"".join(parts)[:limit]
 

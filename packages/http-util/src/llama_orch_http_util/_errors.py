@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
+from aiohttp.http import HttpProcessingError
 from llama_orch_adapter_api import (
     AdapterError,
     DecodeTimeout,
@@ -31,7 +32,7 @@ _INPUT = re.compile(r"""['"]input['"]\s*:""")
 _YEAR = 365 * 86_400.0
 
 
-class ErrorObject(msgspec.Struct, frozen=True):
+class ErrorObject(msgspec.Struct, frozen=True, gc=False):
     """An engine's own account of an error; both llama.cpp's and vLLM's fields fit."""
 
     message: str = ""
@@ -50,6 +51,10 @@ _BODY = msgspec.json.Decoder(_ErrorBody)
 
 HOSTILE_JSON = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """All that msgspec raises on bytes that are not the JSON that was asked for."""
+
+
+TRANSPORT_FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError)
+"""All that aiohttp raises where the peer or the network is at fault."""
 
 
 class Meaning(NamedTuple):
@@ -188,7 +193,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
     (aiohttp.ClientConnectorSSLError, "the TLS handshake failed", _UNREACHABLE),
     (aiohttp.ClientConnectorError, "cannot connect", _UNREACHABLE),
     (aiohttp.ClientPayloadError, "the answer broke off", _TRUNCATED),
-    (aiohttp.ClientResponseError, "the answer is not HTTP", _NONSENSE),
+    ((aiohttp.ClientResponseError, HttpProcessingError), "the answer is not HTTP", _NONSENSE),
     ((aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionError, OSError), "the connection broke", _RESET),
     (aiohttp.ClientError, "the request failed", _NONSENSE),
 )

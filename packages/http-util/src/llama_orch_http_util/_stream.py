@@ -8,8 +8,8 @@ import msgspec
 from llama_orch_adapter_api import AdapterError, WorkerError, WorkerReset
 
 from ._config import HttpConfig
-from ._errors import HOSTILE_JSON, error_of_exception, not_the_json, truncated
-from ._sse import FrameTooLarge, SSEDecoder
+from ._errors import HOSTILE_JSON, TRANSPORT_FAILURES, error_of_exception, not_the_json, truncated
+from ._sse import Frame, FrameTooLarge, SSEDecoder
 
 T = TypeVar("T")
 
@@ -47,11 +47,8 @@ class EventStream(Generic[T]):
         while not self._done:
             if self._failure is not None:
                 raise self._failure
-            try:
-                chunk = await self._content.readany()
-            except (aiohttp.ClientError, OSError) as error:
-                raise error_of_exception(error, self.where, "decode") from None
-            if not chunk:
+            chunk = await self._next_chunk()
+            if not chunk and self._failure is None:
                 break
             batch = self._events(chunk)
             if batch:
@@ -72,12 +69,20 @@ class EventStream(Generic[T]):
                 self._response.close()
             self._response.release()
 
+    async def _next_chunk(self) -> bytes:
+        """What came next, empty at the end. When the transport breaks, what had come before it is not lost."""
+        try:
+            return await self._content.readany()
+        except TRANSPORT_FAILURES as error:
+            self._failure = error_of_exception(error, self.where, "decode")
+            return self._content._read_nowait(-1)  # noqa: SLF001  # its public reads raise the error first
+
     def _events(self, chunk: bytes) -> list[T]:
         """The chunk's events. A bad one is kept for later, so that those before it are not lost."""
         batch: list[T] = []
         decode = self._decode
         try:
-            for frame in self._frames.feed(chunk):
+            for frame in self._frames_of(chunk):
                 data = frame.data
                 if len(data) > _LONGEST_WORD:
                     batch.append(decode(data))
@@ -86,16 +91,21 @@ class EventStream(Generic[T]):
                     break
                 elif data != _NULL:
                     batch.append(decode(data))
-        except FrameTooLarge as error:
-            self._failure = AdapterError(f"{error} · {self.where}", detail="too_large", phase="decode")
         except HOSTILE_JSON as error:
             self._failure = not_the_json(self.where, "an event of the stream", error)
         return batch
+
+    def _frames_of(self, chunk: bytes) -> list[Frame]:
+        try:
+            return self._frames.feed(chunk)
+        except FrameTooLarge as error:
+            self._failure = AdapterError(f"{error} · {self.where}", detail="too_large", phase="decode")
+            return error.frames
 
     async def _read_last_chunk(self) -> None:
         try:
             async with asyncio.timeout(_LAST_CHUNK):
                 while await self._content.readany():
                     pass
-        except (aiohttp.ClientError, OSError):
+        except TRANSPORT_FAILURES:
             self._response.close()

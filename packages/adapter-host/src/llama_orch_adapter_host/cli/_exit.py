@@ -50,16 +50,16 @@ class NotUtf8Error(ValueError):
 
 
 _DETAILS = {
-    "unknown_pool": Exit.UNKNOWN_POOL,
-    "unreachable": Exit.UNREACHABLE,
-    "loading": Exit.LOADING,
-    "context_length": Exit.CONTEXT_LENGTH,
-    "bad_request": Exit.BAD_REQUEST,
-    "duplicate_task": Exit.BAD_REQUEST,
-    "decode": Exit.ENGINE,
-    "too_large": Exit.ENGINE,
-    "encoding": Exit.ENGINE,
-    "plugin": Exit.ENGINE,
+    (PoolUnavailable, "unknown_pool"): Exit.UNKNOWN_POOL,
+    (PoolUnavailable, "unreachable"): Exit.UNREACHABLE,
+    (PoolUnavailable, "loading"): Exit.LOADING,
+    (AdapterError, "context_length"): Exit.CONTEXT_LENGTH,
+    (AdapterError, "bad_request"): Exit.BAD_REQUEST,
+    (AdapterError, "duplicate_task"): Exit.BAD_REQUEST,
+    (AdapterError, "decode"): Exit.ENGINE,
+    (AdapterError, "too_large"): Exit.ENGINE,
+    (AdapterError, "encoding"): Exit.ENGINE,
+    (AdapterError, "plugin"): Exit.ENGINE,
 }
 """Details that have a code of their own, before that of their kind."""
 
@@ -84,6 +84,6 @@ EXPECTED = tuple(kind for kind, _ in _KINDS)
 
 def code_of(error: Exception) -> Exit:
     """The exit code for an expected error."""
-    if isinstance(error, WorkerError) and error.detail in _DETAILS:
-        return _DETAILS[error.detail]
+    if isinstance(error, WorkerError) and (type(error), error.detail) in _DETAILS:
+        return _DETAILS[type(error), error.detail]
     return next((code for kind, code in _KINDS if isinstance(error, kind)), Exit.FAILED)

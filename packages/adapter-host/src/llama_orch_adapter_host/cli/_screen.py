@@ -7,7 +7,7 @@ from typing import IO, Any, Self
 import msgspec
 from llama_orch_adapter_api import Progress
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
@@ -53,18 +53,17 @@ class Screen:
 
 
 class Loading:
-    """How far a launch has come: a bar on a terminal, else a line whenever something else begins."""
+    """How far a launch has come: a bar on a terminal, else a line whenever another stage begins."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._live = screen.notes.is_terminal and not screen.as_json
-        self._last = ""
-        self._task: TaskID | None = None
+        self._stage = ""
+        self._bar: TaskID | None = None
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[size]}", markup=False),
             console=screen.notes,
             transient=True,
         )
@@ -73,25 +72,32 @@ class Loading:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if self._bar is not None:
+            self._bars.stop()
 
     def show(self, progress: Progress) -> None:
-        """Take one report."""
-        if not self._live:
-            what = progress.what.partition(",")[0]
-            if what != self._last:
-                self._screen.note(what)
-            self._last = what
-            return
-        if self._task is None:
-            self._task = self._bars.add_task(progress.what, total=None)
-            self._bars.start()
-        self._bars.update(self._task, description=progress.what, completed=progress.done or 0, total=progress.total)
+        """Take one report. A stage is what stands before the first comma."""
+        stage = progress.what.partition(",")[0]
+        begins, self._stage = stage != self._stage, stage
+        if self._live:
+            self._draw(progress, begins=begins)
+        elif begins:
+            self._screen.note(stage)
 
-    def stop(self) -> None:
-        """Take the bar away."""
-        if self._task is not None:
-            self._bars.stop()
+    def _draw(self, progress: Progress, *, begins: bool) -> None:
+        if self._bar is None:
+            self._bars.start()
+        if self._bar is not None and begins:
+            self._bars.remove_task(self._bar)
+        if self._bar is None or begins:
+            self._bar = self._bars.add_task(progress.what, total=progress.total, size="")
+        self._bars.update(self._bar, description=progress.what, completed=progress.done or 0, size=_size(progress))
+
+
+def _size(progress: Progress) -> str:
+    if progress.done is None or progress.total is None:
+        return ""
+    return f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
 
 
 def _write(stream: IO[Any], words: str) -> None:

@@ -1,0 +1,521 @@
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_orch_adapter_api import (
+    AdapterContext,
+    AdapterError,
+    DeadlineUnmet,
+    DecodeTimeout,
+    End,
+    PoolUnavailable,
+    Timeouts,
+    Token,
+    TokenEvent,
+    WorkerAdapter,
+    WorkerError,
+    WorkerHealth,
+    WorkerProps,
+)
+from llama_orch_adapter_host import AdapterHost, ConfigError, UnknownEngineError, parse_config
+from llama_orch_adapter_host._flight import STOP_LIMIT
+from llama_orch_adapter_host._host import _REMEMBERED, CLOSE_LIMIT, PROBE_LIMIT
+
+from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
+    PROPS,
+    STARTED,
+    Clinging,
+    Config,
+    Scripted,
+    Swallowing,
+    Words,
+    drained,
+    end,
+    host_of,
+    moment,
+    now,
+    plugins_with,
+    seen_by,
+    task,
+    tokens,
+    virtual,
+)
+
+CANCELLED = End(None, None, "cancelled")
+
+TWO_POOLS = b"""
+[pools.chat]
+engine = "words"
+timeouts = { idle = 7 }
+http = { http_version = "2" }
+replicas = [{ url = "http://one" }, { id = "b", url = "http://two" }]
+[pools.embed]
+engine = "words"
+replicas = [{}]
+"""
+
+
+# --- binding
+
+
+@virtual
+async def test_a_config_is_bound_on_entering():
+    """ORCH-3600: entering a host binds one adapter for each replica of its config, each with its own context."""
+    contexts: list[AdapterContext] = []
+    adapters = [Words(), Words(), Words()]
+    host = AdapterHost(parse_config(TWO_POOLS), seen_by(contexts, *adapters))
+    assert host.pools() == ()
+    async with host:
+        pools = host.pools()
+        replicas = [(await host.submit("chat", task(replica_id=name))).replica for name in ("0", "b")]
+
+    assert pools == ("chat", "embed")
+    assert replicas == ["chat/0", "chat/b"]
+    assert [context.replica for context in contexts] == ["chat/0", "chat/b", "embed/0"]
+    assert contexts[0].config == Config("http://one")
+    assert contexts[0].timeouts == Timeouts(idle=7)
+    assert contexts[0].http == {"http_version": "2"}
+    assert contexts[2].timeouts == Timeouts()
+    assert [adapter.closed for adapter in adapters] == [1, 1, 1]
+
+
+def test_a_host_from_a_file(tmp_path: Path):
+    """ORCH-3601: `from_config` reads a TOML file, and refuses a bad one there and then."""
+    path = tmp_path / "pools.toml"
+    path.write_bytes(TWO_POOLS)
+    adapters = [Words(pause=None), Words(pause=None), Words(pause=None)]
+
+    async def main() -> list[TokenEvent]:
+        async with host:
+            return await drained(await host.submit("embed", task()))
+
+    host = AdapterHost.from_config(path, plugins_with(*adapters))
+    with asyncio.Runner() as runner:
+        events = runner.run(main())
+
+    assert len(tokens(events)) == 3
+    with pytest.raises(ConfigError, match="cannot be read"):
+        AdapterHost.from_config(tmp_path / "absent")
+
+
+@virtual
+async def test_a_config_is_bound_whole_or_not_at_all():
+    """ORCH-3600: every problem of every pool is told at once, and then nothing is bound."""
+    config = parse_config(
+        b"""
+        [pools.good]
+        engine = "words"
+        replicas = [{}]
+        [pools.bad]
+        engine = "words"
+        replicas = [{ colour = "red" }, { slots = "x" }]
+        [pools.odd]
+        engine = "deeds"
+        replicas = [{}]
+        """
+    )
+    host = AdapterHost(config, plugins_with(Words()))
+    with pytest.raises(ConfigError) as caught:
+        async with host:
+            raise AssertionError("entered")
+
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "replica bad/0",
+        "replica bad/1",
+        "no adapter for engine 'deeds' (known",
+    ]
+    assert host.pools() == ()
+
+
+@virtual
+async def test_a_single_problem_keeps_its_class():
+    """A config whose only problem is a missing adapter raises the error that says so by its class."""
+    host = AdapterHost(parse_config(b"[pools.a]\nengine='deeds'\nreplicas=[{}]"), plugins_with(Words()))
+    with pytest.raises(UnknownEngineError, match="no adapter for engine 'deeds'"):
+        await host.__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ValueError("url is empty; give one"), "url is empty; give one"), (KeyError("secret"), "KeyError")],
+)
+def test_a_factory_that_raises(error: Exception, told: str):
+    """A factory's ValueError is told with its replica; of anything else, not meant for people, only the class."""
+    plugins = plugins_with()
+    spec = plugins.spec("words")
+
+    def factory(context: AdapterContext) -> WorkerAdapter:
+        raise error
+
+    plugins._specs["words"] = type(spec)("words", 1, Config, factory)
+    with pytest.raises(ConfigError) as caught:
+        AdapterHost(plugins=plugins).bind("pool", "words", {})
+
+    assert str(caught.value) == f"replica pool/0: {told}"
+    assert caught.value.__cause__ is error
+
+
+def test_binding_by_hand(caplog: pytest.LogCaptureFixture):
+    """ORCH-3600: `bind` gives the adapter its table, limits, overrides, a clock and a voice; a name is bound once."""
+    caplog.set_level(logging.INFO)
+    contexts: list[AdapterContext] = []
+    host = AdapterHost(plugins=seen_by(contexts, Words(), Words()))
+    limits = Timeouts(idle=3)
+
+    info = host.bind("chat", "words", {"url": "http://x"}, replica_id="r1", timeouts=limits, http={"a": 1})
+    with pytest.raises(ConfigError, match="chat/r1 is bound already"):
+        host.bind("chat", "words", {}, replica_id="r1")
+    with pytest.raises(ConfigError, match="replica chat/0: Object contains unknown field `colour`"):
+        host.bind("chat", "words", {"colour": "red"})
+
+    (context, _) = contexts
+    assert (info.pool_id, info.replica_id, info.engine, info.generation) == ("chat", "r1", "words", 1)
+    assert (context.config, context.timeouts, context.http) == (Config("http://x"), limits, {"a": 1})
+    assert abs(context.clock() - time.monotonic()) < 60
+    context.narrate("the engine is loading its model")
+    assert caplog.messages == ["chat/r1: the engine is loading its model"]
+
+
+# --- what is refused before any engine is asked
+
+
+@virtual
+async def test_an_unknown_pool_is_refused():
+    """A task for a pool that is not bound is PoolUnavailable (unknown_pool), and so is looking at one."""
+    async with host_of(Words()) as host:
+        for call in (host.submit("nope", task()), host.health("nope"), host.props("nope")):
+            with pytest.raises(PoolUnavailable, match="bound: pool") as caught:
+                await call
+
+            assert caught.value.detail == "unknown_pool"
+
+
+@virtual
+async def test_a_deadline_too_short_to_be_useful():
+    """Battery 24: with less than `min_useful` to go a task is DeadlineUnmet (queue) and reaches no engine."""
+    adapter = Words(pause=None)
+    async with host_of(adapter, timeouts=Timeouts(min_useful=0.2)) as host:
+        with pytest.raises(DeadlineUnmet, match=r"199 ms is shorter than timeouts\.min_useful, 0\.2 s") as caught:
+            await host.submit("pool", task(deadline_ms=199))
+        assert adapter.begun == 0
+        events = await drained(await host.submit("pool", task(deadline_ms=200)))
+
+    assert (caught.value.detail, caught.value.phase, caught.value.pool) == ("queue", "queue", "pool")
+    assert events[-1] == end(3)
+
+
+@virtual
+async def test_a_stopped_host_refuses():
+    """Battery 30: a host that stops, or has stopped, refuses tasks as draining, which another host may take."""
+    adapter = Words()
+    host = host_of(adapter)
+    stream = await host.submit("pool", task())
+    stopping = asyncio.create_task(host.aclose())
+    await asyncio.sleep(0.1)
+    for _ in range(2):
+        with pytest.raises(PoolUnavailable, match="this host is stopping") as caught:
+            await host.submit("pool", task())
+
+        assert (caught.value.detail, caught.value.retriable, caught.value.engine_fault) == ("draining", True, False)
+        await drained(stream)
+        await stopping
+
+    assert adapter.begun == 1
+
+
+@virtual
+async def test_task_ids_are_not_remembered_for_ever():
+    """What a cancel knows of tasks that are over is bounded; the oldest are forgotten first."""
+    async with host_of(Words(words=0, pause=None)) as host:
+        requests = [task() for _ in range(_REMEMBERED + 3)]
+        for request in requests:
+            await drained(await host.submit("pool", request))
+        outcomes = [(await host.cancel("pool", request.task_id)).outcome for request in requests]
+
+        assert len(host._ended) == _REMEMBERED
+
+    assert outcomes == 3 * ["unknown"] + _REMEMBERED * ["already_done"]
+
+
+# --- looking at a pool
+
+
+class Looked(Words):
+    """Answers health and props as it is told to."""
+
+    def __init__(self, answer: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    async def health(self) -> WorkerHealth:
+        health: WorkerHealth = await self.answer()
+        return health
+
+    async def props(self) -> WorkerProps:
+        props: WorkerProps = await self.answer()
+        return props
+
+
+async def hangs() -> None:
+    await asyncio.Event().wait()
+
+
+async def is_down() -> None:
+    raise PoolUnavailable("connection refused", detail="unreachable")
+
+
+async def is_loading() -> None:
+    raise PoolUnavailable("loading its model", detail="loading")
+
+
+async def breaks() -> None:
+    raise KeyError("secret")
+
+
+async def times_out_by_itself() -> None:
+    raise TimeoutError
+
+
+@virtual
+async def test_health_of_a_pool():
+    """ORCH-3601: `health` asks all replicas at once and answers by id; a silent or broken one is down, and why."""
+    sick = [Looked(answer) for answer in (hangs, is_down, is_loading, breaks, times_out_by_itself)]
+    async with host_of(Words(), *sick) as host:
+        health = await host.health("pool")
+
+    assert now() == moment(PROBE_LIMIT)
+    assert list(health) == ["0", "1", "2", "3", "4", "5"]
+    assert health["0"] == WorkerHealth(live=True, ready=True, state="ready")
+    assert {health[name].state for name in "12345"} == {"down"}
+    assert not any(health[name].ready for name in "12345")
+    assert [health[name].live for name in "12345"] == [True, False, True, True, True]
+    assert health["1"].detail == "no answer within 5 s · pool/1 · look at the engine"
+    assert health["2"].detail == "connection refused"
+    assert "raised KeyError, which is no WorkerError" in health["4"].detail
+    assert "raised TimeoutError, which is no WorkerError" in health["5"].detail
+
+
+@virtual
+async def test_props_of_a_pool():
+    """ORCH-3601: `props` answers for each replica by its id, with its props, or the error that says why not."""
+    sick = [Looked(answer) for answer in (hangs, is_down, breaks)]
+    async with host_of(Words(), *sick) as host:
+        props = await host.props("pool")
+
+    assert props["0"] == PROPS
+    errors = [props[name] for name in "123"]
+    assert [type(error) for error in errors] == [DecodeTimeout, PoolUnavailable, AdapterError]
+    for name, error in zip("123", errors, strict=True):
+        assert isinstance(error, WorkerError)
+        assert (error.engine, error.pool, error.replica) == ("words", "pool", name)
+
+
+@virtual
+async def test_binding_while_a_pool_is_looked_at():
+    """A replica bound while a pool is asked does not disturb the answers of the others."""
+
+    async def slowly() -> WorkerHealth:
+        await asyncio.sleep(1)
+        return WorkerHealth(live=True, ready=False, state="busy")
+
+    host = AdapterHost(plugins=plugins_with(Looked(slowly), Words()))
+    host.bind("pool", "words", {})
+    async with host:
+        looking = asyncio.create_task(host.health("pool"))
+        await asyncio.sleep(0.5)
+        host.bind("pool", "words", {}, replica_id="new")
+        health = await looking
+        again = await host.health("pool")
+
+    assert list(health) == ["0"]
+    assert list(again) == ["0", "new"]
+
+
+# --- the end
+
+
+@virtual
+async def test_stopping_lets_streams_end():
+    """Battery 30: a host that is left without an error waits for its streams, and no longer than they take."""
+    adapter = Words(words=5)
+    async with host_of(adapter) as host:
+        reader = asyncio.create_task(drained(await host.submit("pool", task())))
+    events = await reader
+
+    assert now() == pytest.approx(5, abs=0.06)
+    assert events[-1] == end(5)
+    assert adapter.closed == 1
+
+
+@virtual
+async def test_stopping_in_an_error_lets_nothing_end():
+    """Battery 30: a host that is left by an exception ends its streams at once."""
+    adapter = Words(words=5)
+    host = host_of(adapter)
+    stream = await host.submit("pool", task())
+    at = now()
+    with pytest.raises(ZeroDivisionError):
+        async with host:
+            raise ZeroDivisionError
+
+    assert now() == at
+    assert await drained(stream) == [CANCELLED]
+    assert (adapter.freed, adapter.closed) == (1, 1)
+
+
+@virtual
+async def test_each_pool_drains_for_as_long_as_it_may():
+    """Battery 30: when a host stops, a stream is ended at its own pool's `drain` limit, not at the longest one."""
+    adapters = [Words(words=99), Words(words=99), Words(words=4)]
+    host = AdapterHost(plugins=plugins_with(*adapters))
+    for pool, drain in (("short", 1.5), ("long", 6.5), ("none", 0.0)):
+        host.bind(pool, "words", {}, timeouts=Timeouts(drain=drain))
+    ends: dict[str, float] = {}
+
+    async def read(pool: str) -> TokenEvent:
+        events = await drained(await host.submit(pool, task()))
+        ends[pool] = now()
+        return events[-1]
+
+    readers = [asyncio.create_task(read(pool)) for pool in ("short", "long", "none")]
+    await asyncio.sleep(1.2)
+    begun = now()
+    await host.aclose()
+    last = [await reader for reader in readers]
+
+    assert last == 3 * [CANCELLED]
+    assert ends["none"] == begun
+    assert ends["short"] - begun == pytest.approx(1.525, abs=0.03)
+    assert ends["long"] - begun == pytest.approx(6.525, abs=0.03)
+
+
+@virtual
+async def test_a_second_stop_does_nothing():
+    """Battery 30: stopping again, or while a host stops, does nothing; adapters are closed once."""
+    adapter = Words()
+    host = host_of(adapter)
+    await asyncio.gather(host.aclose(), host.aclose())
+    await host.aclose()
+
+    assert adapter.closed == 1
+
+
+@virtual
+async def test_a_stop_that_is_given_up():
+    """Battery 30: whoever cancels a host's draining still finds its streams ended and its adapters closed."""
+    adapter = Words(words=99)
+    host = host_of(adapter)
+    stream = await host.submit("pool", task())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2):
+            await host.aclose()
+
+    assert now() == moment(3)
+    assert await drained(stream) == [CANCELLED]
+    assert (adapter.freed, adapter.closed) == (1, 1)
+
+
+@virtual
+async def test_an_adapter_is_closed_after_its_last_stream():
+    """Battery 30: an adapter is closed when none of its streams is open, not even one that ended but is still held."""
+
+    class Ordered(Words):
+        left_open = -1
+
+        async def aclose(self) -> None:
+            self.left_open = self.begun - self.freed
+            await super().aclose()
+
+    adapter = Ordered(words=1)
+    async with host_of(adapter) as host:
+        held = await host.submit("pool", task())
+        last = [await anext(held) for _ in range(3)][-1]
+        dropped = await host.submit("pool", task())
+        await host.cancel("pool", dropped.task_id)
+
+    assert last == end(1)
+    assert adapter.left_open == 0
+    assert adapter.freed == 2
+    assert await drained(held) == []
+
+
+@virtual
+async def test_adapters_that_do_not_close(caplog: pytest.LogCaptureFixture):
+    """Battery 30: closing adapters takes as long as the slowest, up to the limit; what they raise is logged."""
+
+    class Stuck(Words):
+        async def aclose(self) -> None:
+            await asyncio.Event().wait()
+
+    class Broken(Words):
+        async def aclose(self) -> None:
+            raise OSError("secret")
+
+    good = Words()
+    async with host_of(Stuck(), Broken(), Stuck(), good):
+        pass
+
+    assert now() == moment(CLOSE_LIMIT)
+    assert good.closed == 1
+    assert sorted(caplog.messages) == [
+        "pool/0: closing the adapter raised TimeoutError",
+        "pool/1: closing the adapter raised OSError",
+        "pool/2: closing the adapter raised TimeoutError",
+    ]
+
+
+@pytest.mark.parametrize("drain", [None, 0, 1])
+@virtual
+async def test_shutdown_with_500_streams(drain: float | None, caplog: pytest.LogCaptureFixture):
+    """Battery 30: a stop with 500 streams of every habit takes up to drain + 3 s; each ends once, no task is left."""
+    adapters = [
+        Words(words=99),
+        Words(words=3),
+        Swallowing(words=99),
+        Clinging(words=99),
+        Scripted(STARTED, Token("a", 0), 99),
+    ]
+    limits = Timeouts(drain=2)
+    host = host_of(*adapters, timeouts=limits)
+
+    async def read(i: int) -> list[TokenEvent]:
+        stream = await host.submit("pool", task(replica_id=str(i % 5)))
+        events = await drained(stream)
+        assert await drained(stream) == []
+        return events
+
+    readers = [asyncio.create_task(read(i)) for i in range(500)]
+    await asyncio.sleep(1.5)
+    begun = now()
+    await host.aclose(drain)
+    took = now() - begun
+    endings = [[event for event in await reader if isinstance(event, End)] for reader in readers]
+
+    assert took <= (limits.drain if drain is None else drain) + 3
+    assert [len(ends) for ends in endings] == 500 * [1]
+    assert {ends[0].finish_reason for ends in endings} <= {"cancelled", "stop"}
+    assert [adapter.closed for adapter in adapters] == 5 * [1]
+    assert [adapter.begun for adapter in adapters] == 5 * [100]
+    assert all(binding.leases == set() for binding in host._registry.all())
+    assert all(reader.cancelling() == 0 for reader in readers)
+
+
+@virtual
+async def test_shutdown_does_not_wait_for_the_deaf():
+    """Battery 30: an adapter that no cancellation moves is left behind after the limit, and the host is closed."""
+    adapter = Clinging(words=1, pause=None, deaf=3)
+    host = host_of(adapter)
+    stream = await host.submit("pool", task())
+    await host.aclose(drain=0)
+
+    assert now() == moment(STOP_LIMIT)
+    assert adapter.closed == 1
+    assert await drained(stream) == [CANCELLED]
+    (flight,) = host._registry.all()[0].leases
+    while flight._waiting is not None:  # so that the test leaves nothing
+        flight._insist(flight._waiting)
+        await asyncio.sleep(0.1)

@@ -1,0 +1,105 @@
+"""When a request may be sent again, and after how long. Decisions are pure; `retried` alone waits.
+
+Only for requests that a second delivery does not hurt, such as health, props, version and metrics. Tasks are retried by
+the host, and nobody retries around a retrier.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import backoff
+import msgspec
+from llama_orch_adapter_api import WorkerError
+
+T = TypeVar("T")
+
+IDEMPOTENT = frozenset({"GET", "HEAD"})
+"""Methods that may be repeated by themselves (RFC 9110 §9.2.2, of those we use)."""
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how soon. Seconds; `attempts` counts the first one too.
+
+    Before attempt n + 1 (n from 1) there is a wait, drawn evenly from 0 to `min(cap, base · 2^(n-1))` (full jitter). An
+    engine that asks for `Retry-After` is given that time and up to a tenth more, unless it asks for more than
+    `patience`: then the error is raised at once.
+    """
+
+    attempts: int = 3
+    base: float = 0.05
+    cap: float = 2.0
+    patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts is {self.attempts}; give 1 for a single try, or more")
+        if not 0 <= self.base <= self.cap:
+            raise ValueError(f"base is {self.base} and cap {self.cap}; give 0 <= base <= cap, in seconds")
+
+    def ceilings(self) -> Iterator[float]:
+        """The longest wait after each attempt in turn, without end."""
+        steps = backoff.expo(base=2, factor=self.base, max_value=self.cap)
+        next(steps)  # the generator's first value is not one of its waits
+        return steps
+
+
+def may_repeat(method: str, error: WorkerError, *, idempotent: bool = False) -> bool:
+    """Whether the request that failed so may be sent again.
+
+    GET and HEAD may; others if the caller calls them idempotent and not a byte of an answer was seen.
+    """
+    if not error.retriable:
+        return False
+    return method in IDEMPOTENT or (idempotent and not error.answered)
+
+
+def wait_before_next(
+    error: WorkerError,
+    ceiling: float,
+    policy: RetryPolicy,
+    *,
+    left: float | None = None,
+    jitter: Callable[[float], float] = backoff.full_jitter,
+    spread: Callable[[], float] = random.random,
+) -> float | None:
+    """Seconds to wait before the next attempt, or None where waiting is pointless.
+
+    `left` are the seconds until the caller's deadline. `spread` gives 0 to 1: what is added to a Retry-After is that
+    share of a tenth of it.
+    """
+    wait = jitter(ceiling)
+    if error.retry_after is not None:
+        if error.retry_after > policy.patience:
+            return None
+        wait = max(wait, error.retry_after * (1 + 0.1 * spread()))
+    return None if left is not None and wait >= left else wait
+
+
+async def retried(
+    method: str,
+    send: Callable[[], Awaitable[T]],
+    policy: RetryPolicy,
+    *,
+    idempotent: bool = False,
+    deadline: float | None = None,
+) -> T:
+    """What `send` gives, tried as often as the policy allows; raises the last `WorkerError`, its `attempts` set.
+
+    `deadline` is a moment on the running loop's clock; no attempt begins after it. Cancellation ends a wait at once.
+    """
+    loop = asyncio.get_running_loop()
+    for attempt, ceiling in enumerate(policy.ceilings(), start=1):
+        try:
+            return await send()
+        except WorkerError as error:
+            error.attempts = attempt
+            if attempt == policy.attempts or not may_repeat(method, error, idempotent=idempotent):
+                raise
+            left = None if deadline is None else deadline - loop.time()
+            wait = wait_before_next(error, ceiling, policy, left=left)
+            if wait is None:
+                raise
+        await asyncio.sleep(wait)
+    raise AssertionError("the ceilings have no end")

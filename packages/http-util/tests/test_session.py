@@ -1,0 +1,235 @@
+"""One session per event loop, shared by its clients and closed with the last of them (ORCH-3610)."""
+
+import asyncio
+import gc
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import pytest
+from llama_orch_adapter_testkit import LoopbackEngine, Reply
+from llama_orch_http_util import HttpClient, _session
+from llama_orch_http_util._session import RECEIVE_BUFFER, SharedSession, borrow, give_back
+
+OK = {("GET", "/health"): Reply.json(200, {})}
+
+
+async def test_clients_of_a_loop_share_a_session() -> None:
+    """Many clients of one loop use one session, and with it one pool of connections (ORCH-3610)."""
+    async with LoopbackEngine(OK) as engine, HttpClient(engine.url) as first, HttpClient(engine.url) as second:
+        await first.request("GET", "/health")
+        await second.request("GET", "/health")
+
+        assert [shared.borrowers for shared in _session._sessions.values()] == [2]
+        assert engine.connections_made == 1
+
+
+async def test_a_client_borrows_once() -> None:
+    """A client counts once, however many requests it makes, and not before its first (ORCH-3610)."""
+    async with LoopbackEngine(OK) as engine, HttpClient(engine.url) as client:
+        assert list(_session._sessions.values()) == []
+
+        await client.request("GET", "/health")
+        await client.request("GET", "/health")
+
+        assert [shared.borrowers for shared in _session._sessions.values()] == [1]
+
+
+async def test_the_last_borrower_closes() -> None:
+    """The session stays open while anybody holds it, and is closed by whoever lets go last (ORCH-3610)."""
+    first, second = borrow(), borrow()
+
+    assert first is second
+    await give_back(first)
+    assert not first.session.closed
+    await give_back(second)
+    assert first.session.closed
+    assert list(_session._sessions.values()) == []
+
+
+async def test_letting_go_twice_counts_once() -> None:
+    """A client closed twice takes nothing from the others (ORCH-3610)."""
+    async with LoopbackEngine(OK) as engine, HttpClient(engine.url) as other:
+        client = HttpClient(engine.url)
+        await client.request("GET", "/health")
+        await other.request("GET", "/health")
+        await client.aclose()
+        await client.aclose()
+
+        assert (await other.request("GET", "/health")).status == 200
+
+
+async def test_a_closed_client_can_be_used_again() -> None:
+    """A client that let go borrows anew, and sockets of the old session are closed (ORCH-3610)."""
+    async with LoopbackEngine(OK) as engine:
+        client = HttpClient(engine.url)
+        await client.request("GET", "/health")
+        await client.aclose()
+        await engine.deserted()
+        await client.request("GET", "/health")
+        await client.aclose()
+
+        assert engine.connections_made == 2
+
+
+async def test_a_new_session_while_the_old_one_closes() -> None:
+    """Who borrows while the last borrower is still closing gets a session that is open (ORCH-3610)."""
+    async with LoopbackEngine(OK) as engine:
+        client = HttpClient(engine.url)
+        await client.request("GET", "/health")
+        old = client._session()
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        new = borrow()
+        await closing
+
+        assert new.session is not old
+        assert (old.closed, new.session.closed) == (True, False)
+        await give_back(new)
+
+
+async def held_session() -> SharedSession:
+    return borrow()
+
+
+async def borrow_and_give_back() -> aiohttp.ClientSession:
+    shared = borrow()
+    await give_back(shared)
+    return shared.session
+
+
+def test_each_loop_has_its_own() -> None:
+    """Loops that run at the same time, in threads, do not share (ORCH-3610)."""
+    with ThreadPoolExecutor(4) as threads:
+        sessions = list(threads.map(lambda _: asyncio.run(borrow_and_give_back()), range(16)))
+
+    assert len({id(session) for session in sessions}) == 16
+    assert all(session.closed for session in sessions)
+
+
+def test_one_client_on_two_loops() -> None:
+    """A client that is used on a second loop uses that loop's session, not the first one's (ORCH-3610)."""
+    client = HttpClient("http://127.0.0.1:9")
+
+    async def session() -> aiohttp.ClientSession:
+        used = client._session()
+        await client.aclose()
+        return used
+
+    assert asyncio.run(session()) is not asyncio.run(session())
+
+
+def test_a_loop_that_ends_closes_its_session() -> None:
+    """What nobody closed is closed with its loop, quietly (ORCH-3610)."""
+    shared = asyncio.run(held_session())
+    gc.collect()
+
+    assert shared.session.closed
+
+
+def test_a_borrower_that_lets_go_while_the_loop_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that lets go while its ending loop closes the session too disturbs nobody (ORCH-3610)."""
+
+    async def holds() -> AsyncGenerator[int, None]:
+        async with LoopbackEngine(OK) as engine, HttpClient(engine.url) as client:
+            yield (await client.request("GET", "/health")).status
+
+    left: list[AsyncGenerator[int, None]] = []
+
+    async def main() -> int:
+        left.append(holds())
+        return await anext(left[0])
+
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(main()) == 200
+    gc.collect()
+
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("loop_first", [True, False])
+async def test_closed_by_two_at_once(loop_first: bool) -> None:
+    """The last borrower and the ending loop may close at once, whoever is first (ORCH-3610)."""
+    async with LoopbackEngine(OK) as engine:
+        client = HttpClient(engine.url)
+        await client.request("GET", "/health")
+        (shared,) = _session._sessions.values()
+        both = [client.aclose(), shared._life.aclose()]
+        await asyncio.gather(*(reversed(both) if loop_first else both))
+
+        assert shared.session.closed
+        await engine.deserted()
+
+
+def test_a_loop_closed_by_hand_is_forgotten() -> None:
+    """The session of a loop that was closed without ado is let go of at the next borrow, quietly (ORCH-3610)."""
+    loop = asyncio.new_event_loop()
+    shared = loop.run_until_complete(held_session())
+    loop.close()
+
+    assert not shared.session.closed
+    asyncio.run(borrow_and_give_back())
+    del loop
+    gc.collect()
+    assert shared.session.closed
+
+
+def test_an_ended_loops_session_is_not_closed_twice() -> None:
+    """A session that its loop closed is not closed again when another loop comes (ORCH-3610)."""
+    loop = asyncio.new_event_loop()
+    shared = loop.run_until_complete(held_session())
+    loop.run_until_complete(shared.session.close())
+    loop.close()
+    asyncio.run(borrow_and_give_back())
+
+    assert shared.session.closed
+    assert shared.session.connector is None
+
+
+CARELESS = """
+import asyncio
+from llama_orch_adapter_testkit import LoopbackEngine, Reply
+from llama_orch_http_util import HttpClient
+
+async def main():
+    async with LoopbackEngine({("GET", "/health"): Reply.json(200, {})}) as engine:
+        for client in (HttpClient(engine.url), HttpClient(engine.url)):
+            print((await client.request("GET", "/health")).status)
+
+asyncio.run(main())
+asyncio.run(main())
+"""
+
+
+def test_a_careless_program_ends_in_silence() -> None:
+    """A program that closes no client has no "Unclosed" message and no warning, in development mode too (ORCH-3610)."""
+    run = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", CARELESS], capture_output=True, check=True, text=True
+    )
+
+    assert run.stdout.split() == ["200"] * 4
+    assert run.stderr == ""
+
+
+async def test_settings_of_the_session() -> None:
+    """No limit on connections, no unpacking of answers, nothing from the environment."""
+    shared = borrow()
+    session, connector = shared.session, shared.session.connector
+    await give_back(shared)
+
+    assert connector is not None
+    assert (connector.limit, connector.limit_per_host) == (0, 0)
+    assert (session.auto_decompress, session.trust_env) == (False, False)
+
+
+def test_the_receive_buffer_is_small() -> None:
+    """A socket's receive buffer is what was asked for, not the kernel's megabytes (Linux counts it double)."""
+    with _session._open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as opened:
+        size = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    assert RECEIVE_BUFFER <= size <= 2 * RECEIVE_BUFFER

@@ -1,0 +1,613 @@
+"""The events of one response: in order, typed, ended by `[DONE]` or the body's end, and closed by any road."""
+
+import asyncio
+import gc
+import json
+import tracemalloc
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from llama_orch_adapter_api import AdapterError, DecodeTimeout, PoolUnavailable, WorkerError, WorkerReset
+from llama_orch_adapter_testkit import Capture, LoopbackEngine, Reply, captures, run_virtual, sse_cuts
+from llama_orch_http_util import EventStream, HttpClient, HttpConfig, StreamRequest
+
+from .sse_reference import parse  # type: ignore[import-not-found]  # test folders are no packages
+
+T = TypeVar("T")
+
+PATH = "/v1/completions"
+DONE = "[DONE]"
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """An event of the streams here."""
+
+    n: int
+    t: str = ""
+
+
+PIECES = msgspec.json.Decoder(Piece)
+RAW = msgspec.json.Decoder(msgspec.Raw)
+ANYTHING = msgspec.json.Decoder(Any)
+
+
+def pieces(*numbers: int) -> list[Mapping[str, object]]:
+    return [{"n": number} for number in numbers]
+
+
+def answering(*replies: Reply) -> LoopbackEngine:
+    """An engine that gives these replies to POSTs, one after the other."""
+    return LoopbackEngine({("POST", PATH): replies})
+
+
+def ask(client: HttpClient) -> StreamRequest[Piece]:
+    return client.stream(PATH, {"prompt": "a"}, PIECES)
+
+
+async def rest_of(events: EventStream[Piece]) -> list[int]:
+    return [piece.n async for batch in events for piece in batch]
+
+
+async def read_into(seen: list[T], request: StreamRequest[T]) -> None:
+    async with request as events:
+        async for batch in events:
+            seen += batch
+
+
+async def read(client: HttpClient) -> list[int]:
+    seen: list[Piece] = []
+    await read_into(seen, ask(client))
+    return [piece.n for piece in seen]
+
+
+async def broken(client: HttpClient) -> tuple[list[int], WorkerError]:
+    """The numbers of a stream that breaks, and how it broke."""
+    seen: list[Piece] = []
+    with pytest.raises(WorkerError) as caught:
+        await read_into(seen, ask(client))
+    return [piece.n for piece in seen], caught.value
+
+
+def in_one_piece(body: bytes, *, content_type: str = "text/event-stream") -> Reply:
+    """A body of known length that comes in one write, beginning in the head's."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return Reply.raw(head.encode() + body)
+
+
+def closed_at_the_end(body: bytes) -> Reply:
+    """A body whose end is the connection's."""
+    return Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + body)
+
+
+@pytest.mark.parametrize("ending", [[DONE], []], ids=["done", "end of the body"])
+async def test_events_in_order(ending: list[str]) -> None:
+    """Events come in order and typed; the stream ends at `[DONE]`, or with the body where there is none."""
+    async with answering(Reply.sse([*pieces(0, 1, 2), *ending])) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0, 1, 2]
+
+
+async def test_events_that_come_together() -> None:
+    """Events of one write are handed over as one list."""
+    body = b'data: {"n":0}\n\ndata: {"n":1}\n\ndata: {"n":2}\n\ndata: [DONE]\n\n'
+    async with answering(in_one_piece(body)) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert [batch async for batch in events] == [[Piece(0), Piece(1), Piece(2)]]
+
+
+async def test_no_list_is_empty() -> None:
+    """Comments and pieces of events give no empty lists: each list has at least one event."""
+    payloads: list[bytes | str | Mapping[str, object]] = [
+        b":\n\n",
+        b'data: {"n":',
+        b"0}\n\n",
+        b": ping\n\n",
+        {"n": 1},
+        DONE,
+    ]
+    async with answering(Reply.sse(payloads)) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert [batch async for batch in events] == [[Piece(0)], [Piece(1)]]
+
+
+async def test_null_is_passed_over() -> None:
+    """`data: null`, which llama.cpp sends, is no event."""
+    payloads: list[str | Mapping[str, object]] = ["null", {"n": 0}, "null", {"n": 1}, "null", DONE]
+    async with answering(Reply.sse(payloads)) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0, 1]
+
+
+async def test_short_events() -> None:
+    """An event no longer than `[DONE]` is an event all the same."""
+    payloads = ["1", '"a"', "[1, 2]", "{}", "true", DONE]
+    seen: list[Any] = []
+    async with answering(Reply.sse(payloads)) as engine, HttpClient(engine.url) as client:
+        await read_into(seen, client.stream(PATH, {}, ANYTHING))
+
+    assert seen == [1, "a", [1, 2], {}, True]
+
+
+@pytest.mark.parametrize("late", [{"n": 7}, "not JSON", DONE, "null", b"data: no end"], ids=repr)
+@pytest.mark.parametrize("together", [True, False])
+async def test_what_follows_done_is_ignored(late: Any, together: bool) -> None:
+    """After `[DONE]` nothing is delivered and nothing can fail, whether it comes with it or later."""
+    reply = Reply.sse([{"n": 0}, DONE, late])
+    if together:
+        reply = Reply.raw(b"".join(reply.pieces))
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0]
+
+
+async def test_an_ended_stream_stays_ended() -> None:
+    """Who asks on after the end gets the end again."""
+    async with (
+        answering(Reply.sse([{"n": 0}, DONE])) as engine,
+        HttpClient(engine.url) as client,
+        ask(client) as events,
+    ):
+        assert await rest_of(events) == [0]
+        assert await rest_of(events) == []
+
+
+@pytest.mark.parametrize("capture", captures.streams(), ids=str)
+@pytest.mark.parametrize("cuts", ["none", "bytes", "character"])
+async def test_real_streams(capture: Capture, cuts: str) -> None:
+    """What real engines sent comes out as an independent parser reads it, wherever it is cut."""
+    expected: list[bytes] = []
+    for event in parse(capture.body).events:
+        if event.data == DONE.encode():
+            break
+        if event.data != b"null":
+            expected.append(event.data)
+    start = capture.response.index(b"\r\n\r\n") + 4
+    at = [start + cut for cut in sse_cuts(capture.body).get(cuts, [])]
+    ends: AbstractContextManager[object] = (
+        nullcontext() if capture.complete else pytest.raises(WorkerReset, match="the answer broke off")
+    )
+    seen: list[msgspec.Raw] = []
+    async with answering(Reply.capture(capture, cuts=at)) as engine, HttpClient(engine.url) as client:
+        with ends:
+            await read_into(seen, client.stream(PATH, {}, RAW))
+
+    assert [bytes(event) for event in seen] == expected
+
+
+BAD = {
+    "no JSON": "not JSON",
+    "another type": {"n": "0"},
+    "not an object": "[1, 2, 3]",
+    "a missing field": {"m": 0},
+    "empty": b"data:\n\n",
+    "not UTF-8": b'data: {"n":0,"t":"\xff"}\n\n',
+    "half an event": '{"n":',
+    "NaN": '{"n": NaN}',
+    "too large a number": '{"n": 1e400}',
+    "10**5000": '{"n": 1' + "0" * 5000 + "}",
+    "deep": '{"n":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "half a surrogate": '{"n": 0, "t": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_bad_event(bad: Any, together: bool) -> None:
+    """An event that is not what was asked for is an `AdapterError`; the good ones before it come first (battery 6)."""
+    reply = Reply.sse([*pieces(0, 1), bad, {"n": 2}, DONE])
+    if together:
+        reply = Reply.raw(b"".join(reply.pieces))
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        numbers, error = await broken(client)
+
+        assert numbers == [0, 1]
+        assert (type(error), error.detail) == (AdapterError, "decode")
+        assert "an event of the stream is not understood" in error.message
+
+
+async def test_a_failure_is_told_again() -> None:
+    """Who asks on after a failure gets the failure again, not a good end."""
+    reply = Reply.sse([{"n": 0}, "bad", DONE])
+    async with answering(reply) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert await anext(events) == [Piece(0)]
+        for _ in range(2):
+            with pytest.raises(AdapterError, match="an event of the stream is not understood"):
+                await anext(events)
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"data: " + b"x" * 95, "line of the event stream is over 100 bytes; raise max_line"),
+        (b":" + b"x" * 100, "line of the event stream is over 100 bytes; raise max_line"),
+        (b"data: 456789\n" * 40, "event of the event stream is over 200 bytes; raise max_event"),
+    ],
+    ids=["line", "comment", "event"],
+)
+async def test_over_a_bound(payload: bytes, message: str) -> None:
+    """A line or an event over its bound is refused before it is whole; the good events before it come first."""
+    config = HttpConfig(max_line=100, max_event=200)
+    async with answering(Reply.sse([{"n": 0}, payload], hang=True)) as engine, HttpClient(engine.url, config) as client:
+        numbers, error = await broken(client)
+
+        assert numbers == [0]
+        assert (type(error), error.detail, error.phase) == (AdapterError, "too_large", "decode")
+        assert error.message.startswith(message)
+        assert client.where in error.message
+        await engine.deserted()
+
+
+async def test_an_endless_line() -> None:
+    """A line without end is given up at its bound, whatever else the engine would send (battery 4's part)."""
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    endless = Reply((head, *[chunk] * 16_384), "close")
+    async with answering(endless) as engine, HttpClient(engine.url) as client:
+        tracemalloc.start()
+        try:
+            _, error = await broken(client)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert error.detail == "too_large"
+        assert peak < 8 << 20
+        await (await engine.request()).disconnected()
+
+
+@pytest.mark.parametrize(
+    ("reply", "detail"),
+    [
+        (Reply.sse(pieces(0, 1), terminated=False), "truncated"),
+        (Reply.raw(b"".join(Reply.sse(pieces(0, 1)).pieces)[:-9]), "truncated"),
+        (Reply.sse(pieces(0, 1), reset=True), "reset"),
+    ],
+    ids=["closed", "cut", "reset"],
+)
+async def test_a_broken_connection(reply: Reply, detail: str) -> None:
+    """A connection that breaks in mid-stream is a `WorkerReset` in the phase decode, after the events that came."""
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        numbers, error = await broken(client)
+
+    assert numbers[:1] == [0]
+    assert (type(error), error.phase) == (WorkerReset, "decode")
+    assert error.detail in {detail, "truncated"}
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_a_slow_reader_loses_nothing_of_a_broken_stream(reset: bool) -> None:
+    """Battery 15: events that had come before the connection broke are handed over before the error."""
+    going = asyncio.Event()
+
+    async def gate(number: int) -> None:
+        if number == 1:
+            await going.wait()
+
+    seen: list[int] = []
+    reply = Reply.sse(pieces(*range(6)), gate=gate, terminated=False, reset=reset)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        with pytest.raises(WorkerReset):
+            async with ask(client) as events:
+                async for batch in events:
+                    seen += [piece.n for piece in batch]
+                    going.set()
+                    while events._content.exception() is None:  # the rest comes, and the break, while nobody reads
+                        await asyncio.sleep(0)
+
+    assert seen == list(range(6))
+
+
+@pytest.mark.parametrize(("tail", "held"), [(b"", ""), (b'data: {"n":', " inside an event (11 bytes of it had come)")])
+async def test_a_stream_that_only_the_connection_ends(tail: bytes, held: str) -> None:
+    """A body that ends with its connection ends in order; what to raise without a finish event, `ended_early` says."""
+    reply = closed_at_the_end(b'data: {"n":0}\n\n' + tail)
+    async with answering(reply) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert await rest_of(events) == [0]
+        error = events.ended_early()
+
+    assert (error.detail, error.phase) == ("truncated", "decode")
+    assert error.message.startswith(f"the stream ended without a finish event{held} · {client.where}")
+
+
+@pytest.mark.parametrize("reply", [Reply.sse([{"n": 0}, DONE]), Reply.sse(pieces(0))], ids=["done", "no done"])
+async def test_a_finished_stream_leaves_its_connection(reply: Reply) -> None:
+    """The connection of a stream that came to its end is used for the next one."""
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0]
+        assert await read(client) == [0]
+
+        assert engine.connections_made == 1
+        assert engine.open_connections == 1
+
+
+async def test_the_last_chunk_may_come_late() -> None:
+    """The chunk that ends the body may come after `[DONE]`; the connection is used again all the same."""
+    whole = b"".join(Reply.sse([{"n": 0}, DONE]).pieces)
+    reply = Reply.raw(whole, cuts=[len(whole) - 5, len(whole) - 2])
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0]
+        assert await read(client) == [0]
+
+        assert engine.connections_made == 1
+
+
+def test_the_last_chunk_may_never_come() -> None:
+    """Who waits in vain for the chunk that ends the body drops the connection after 50 ms."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with answering(Reply.sse([{"n": 0}, DONE], hang=True)) as engine, HttpClient(engine.url) as client:
+            begun = loop.time()
+            assert await read(client) == [0]
+
+            assert loop.time() - begun == pytest.approx(0.05)
+            await (await engine.request()).disconnected()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_the_connection_may_break_after_done(reset: bool) -> None:
+    """A connection that breaks between `[DONE]` and the body's end takes nothing from a good stream."""
+    reply = Reply.sse([{"n": 0}, DONE], terminated=False) if not reset else Reply.sse([{"n": 0}, DONE], reset=True)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0]
+        await engine.deserted()
+
+
+async def test_cancelled_while_waiting_for_the_last_chunk() -> None:
+    """A cancellation that meets the closing of a finished stream still drops the connection."""
+    async with answering(Reply.sse([{"n": 0}, DONE], hang=True)) as engine, HttpClient(engine.url) as client:
+        events = await client.open_stream(PATH, {}, PIECES)
+        assert await rest_of(events) == [0]
+        closing = asyncio.create_task(events.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+
+        await (await engine.request()).disconnected()
+
+
+async def test_leaving_early_drops_the_connection() -> None:
+    """Who leaves a stream before its end closes the connection, and the engine sees it."""
+    async with answering(Reply.sse(pieces(0), hang=True)) as engine, HttpClient(engine.url) as client:
+        async with ask(client) as events:
+            assert await anext(events) == [Piece(0)]
+
+        await (await engine.request()).disconnected()
+
+
+async def test_an_exception_drops_the_connection() -> None:
+    """An exception of the consumer closes the connection and is passed on as it is."""
+    async with answering(Reply.sse(pieces(0), hang=True)) as engine, HttpClient(engine.url) as client:
+        with pytest.raises(ZeroDivisionError):
+            async with ask(client) as events:
+                raise ZeroDivisionError(await anext(events))
+
+        await (await engine.request()).disconnected()
+
+
+@pytest.mark.parametrize("reply", [Reply.sse(pieces(0), hang=True), Reply.silence()], ids=["in mid-stream", "no head"])
+async def test_a_cancellation_drops_the_connection(reply: Reply) -> None:
+    """A cancelled reader closes the connection, whether it waits for the head or for the next event."""
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        reading = asyncio.create_task(read(client))
+        request = await engine.request()
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+        await request.disconnected()
+
+
+async def test_closing_twice() -> None:
+    """A closed stream can be closed again, before and after its end."""
+    async with (
+        answering(Reply.sse(pieces(0), hang=True), Reply.sse([DONE])) as engine,
+        HttpClient(engine.url) as client,
+    ):
+        for _ in range(2):
+            events = await client.open_stream(PATH, {}, PIECES)
+            await events.aclose()
+            await events.aclose()
+
+        assert len(engine.requests) == 2
+
+
+async def test_a_stream_that_was_never_asked_for() -> None:
+    """A stream request that nobody entered has sent nothing and needs no closing."""
+    async with answering(Reply.sse([DONE])) as engine, HttpClient(engine.url) as client:
+        request = ask(client)
+        await request.__aexit__(None, None, None)
+
+        assert engine.requests == []
+
+
+async def test_a_connection_of_its_own() -> None:
+    """With `reuse_after_stream` off a stream says Connection: close and its connection is not used again."""
+    says_keep_alive = captures.load("llamacpp", "v1_chat_stream")
+    async with answering(Reply.capture(says_keep_alive)) as engine:
+        async with HttpClient(engine.url, reuse_after_stream=False) as client:
+            for _ in range(3):
+                async with client.stream(PATH, {}, RAW) as events:
+                    assert [batch async for batch in events]
+
+        assert [request.headers["connection"] for request in engine.requests] == ["close"] * 3
+        assert engine.connections_made == 3
+
+
+async def test_requests_share_while_streams_do_not() -> None:
+    """`reuse_after_stream` is about streams alone: other requests keep their connection."""
+    script = {("POST", PATH): Reply.sse([DONE]), ("GET", "/health"): Reply.json(200, {})}
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url, reuse_after_stream=False) as client:
+        await client.request("GET", "/health")
+        await read(client)
+        await client.request("GET", "/health")
+
+        closing = [request.headers.get("connection") for request in engine.requests]
+        assert closing == [None, "close", None]
+
+
+async def test_streams_keep_their_connection_unasked() -> None:
+    """A client that was told nothing sends no Connection header."""
+    async with answering(Reply.sse([DONE])) as engine, HttpClient(engine.url) as client:
+        await read(client)
+
+        assert "connection" not in engine.requests[0].headers
+
+
+def test_a_silent_socket() -> None:
+    """A socket that says nothing for `sock_idle` seconds in mid-stream is a `DecodeTimeout` (idle)."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        config = HttpConfig(sock_idle=30)
+        async with answering(Reply.sse(pieces(0), hang=True)) as engine, HttpClient(engine.url, config) as client:
+            begun = loop.time()
+            numbers, error = await broken(client)
+
+            assert numbers == [0]
+            assert (type(error), error.detail, error.phase) == (DecodeTimeout, "idle", "decode")
+            assert 30 <= loop.time() - begun < 31
+            await (await engine.request()).disconnected()
+
+    run_virtual(main())
+
+
+def test_a_slow_stream_is_not_a_silent_one() -> None:
+    """The limit counts from the last byte: a stream may take any time in all."""
+
+    async def main() -> None:
+        async def wait(_: int) -> None:
+            await asyncio.sleep(29)
+
+        loop = asyncio.get_running_loop()
+        reply = Reply.sse([*pieces(*range(50)), DONE], gate=wait)
+        async with answering(reply) as engine, HttpClient(engine.url, HttpConfig(sock_idle=30)) as client:
+            assert await read(client) == list(range(50))
+            assert loop.time() > 50 * 29
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (Reply.json(200, {"choices": []}), "application/json"),
+        (in_one_piece(b"<html>", content_type="text/html; charset=utf-8"), "text/html; charset=utf-8"),
+        (in_one_piece(b"", content_type="text/\u202eplain"), r"text/\u202eplain"),
+        (in_one_piece(b"", content_type="x/" + "y" * 4000), "x/" + "y" * 297 + "…"),
+        (Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "no type"),
+    ],
+    ids=["JSON", "HTML", "bidi character", "long", "none"],
+)
+async def test_an_answer_that_is_no_stream(reply: Reply, told: str) -> None:
+    """A good answer that is no event stream is refused by its type."""
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        _, error = await broken(client)
+
+        assert (type(error), error.detail) == (AdapterError, "decode")
+        assert error.message.startswith(f"the answer is {told}, not an event stream · {client.where} · ")
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/event-stream; charset=utf-8", "Text/Event-Stream"])
+async def test_content_types_of_streams(kind: str) -> None:
+    """A stream is known by its type, in any case and with any parameter."""
+    reply = in_one_piece(b'data: {"n":0}\n\n', content_type=kind)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0]
+
+
+async def test_a_refused_stream() -> None:
+    """An engine that refuses is told with its status and words, before any event."""
+    reply = Reply.json(429, {"error": {"message": "too many"}}, headers={"Retry-After": "7"})
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        numbers, error = await broken(client)
+
+        assert numbers == []
+        assert (type(error), error.detail, error.retry_after) == (PoolUnavailable, "overloaded", 7.0)
+        assert error.message == f"the engine answered 429: too many · {client.where} · wait, or add replicas"
+
+
+@pytest.mark.parametrize("head", ["200 OK\r\nContent-Type: text/html", "503 Busy"])
+async def test_an_answer_not_read_to_its_end(head: str) -> None:
+    """The connection of an answer that is refused while it still comes is dropped."""
+    endless = f"HTTP/1.1 {head}\r\nContent-Length: 1000000\r\n\r\n".encode() + b"x" * 100_000
+    async with answering(Reply.raw(endless, hang=True)) as engine, HttpClient(engine.url) as client:
+        await broken(client)
+
+        await (await engine.request()).disconnected()
+
+
+@pytest.mark.parametrize("status", [201, 202, 204, 206])
+async def test_other_good_statuses_are_no_stream(status: int) -> None:
+    """A stream comes with 200; another status that reads as success is not understood."""
+    empty = Reply.raw(b"HTTP/1.1 %d Fine\r\nContent-Length: 0\r\n\r\n" % status)
+    async with answering(empty) as engine, HttpClient(engine.url) as client:
+        _, error = await broken(client)
+
+        assert (type(error), error.detail) == (AdapterError, "decode")
+        assert f"the engine answered {status}" in error.message
+
+
+async def test_what_is_sent() -> None:
+    """The body goes as JSON, with its length, to the path that was asked for."""
+    body = {"prompt": "naïve 🦙", "stream": True}
+    async with answering(Reply.sse([DONE])) as engine, HttpClient(engine.url + "/") as client:
+        async with client.stream(PATH, body, PIECES) as events:
+            assert events.where == client.where == engine.url.removeprefix("http://")
+        request = engine.requests[0]
+
+        assert request.json() == body
+        assert request.headers["content-type"] == "application/json"
+        assert request.headers["content-length"] == str(len(request.body))
+        assert request.path == PATH
+
+
+async def test_a_large_request() -> None:
+    """A body of several megabytes arrives whole, with its length and without a warning."""
+    body = {"prompt": "0123456789abcdef" * (3 << 16)}
+    async with answering(Reply.sse([{"n": 0}, DONE])) as engine, HttpClient(engine.url) as client:
+        async with client.stream(PATH, body, PIECES) as events:
+            assert await rest_of(events) == [0]
+        request = engine.requests[0]
+
+        assert request.headers["content-length"] == str(len(json.dumps(body, separators=(",", ":"))))
+        assert request.json() == body
+
+
+async def test_a_stopped_consumer_stops_the_engine() -> None:
+    """While nobody reads, no more than a megabyte or so is under way, so that TCP pushes back (battery 28's part)."""
+    event = b"data: " + b"1" * 1000 + b"\n\n"
+    chunk = b"%x\r\n%b\r\n" % (len(event) * 64, event * 64)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    written = 0
+
+    async def count(_: int) -> None:
+        nonlocal written
+        written += len(chunk)
+
+    flood = Reply((head, *[chunk] * 1000), "close", count)
+    async with answering(flood) as engine, HttpClient(engine.url) as client:
+        async with client.stream(PATH, {}, RAW) as events:
+            await anext(events)
+            before = -1
+            while before != written:
+                before = written
+                await asyncio.sleep(0.05)
+
+            assert written < 8 << 20
+        await (await engine.request()).disconnected()
+
+
+async def test_an_abandoned_stream_is_closed_by_its_block() -> None:
+    """Streams left by `break` leave neither a connection nor an object that complains when it is collected."""
+    async with answering(Reply.sse(pieces(0, 1), hang=True)) as engine, HttpClient(engine.url) as client:
+        for _ in range(5):
+            async with ask(client) as events:
+                async for _batch in events:
+                    break
+        gc.collect()
+        await engine.deserted()
+
+        assert engine.connections_made == 5
