@@ -35,9 +35,9 @@ def everything() -> list[str]:
     return [f"{PROJECTS[name]['project']['name']}[{some}]" for name, some in extras.items()]
 
 
-def pytest(session: nox.Session, *args: str) -> None:
+def pytest(session: nox.Session, *args: str, **environment: str) -> None:
     """Run pytest without the root on the path. Loop debug is set there: `-X dev` would make aiohttp parse strictly."""
-    session.run("python", "-P", "-m", "pytest", *args)
+    session.run("python", "-P", "-m", "pytest", *args, env=environment)
 
 
 @nox.session(reuse_venv=True)
@@ -104,6 +104,14 @@ def demo(session: nox.Session) -> None:
     install(session, *FROM_DIST, "llama-orch-adapter-host[cli]", "llama-orch-adapter-llamacpp[embedded]", "uv")
     prompt = session.posargs or ["Why is the sky blue?"]
     session.run("adapter-host", "chat", "--embedded", *prompt)
+
+
+@nox.session(requires=["wheels"], default=False)
+def nightly(session: nox.Session) -> None:
+    """Run the random tests at their full size, which takes most of an hour; each prints the seed that replays it."""
+    groups = [tool for group in GROUPS.values() for tool in group]
+    install(session, *FROM_DIST, *everything(), *groups)
+    pytest(session, "-m", "nightly", "-s", "packages", *session.posargs, NIGHTLY="1")
 
 
 @nox.session(requires=["wheels"], default=False)

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -34,7 +33,16 @@ from llama_orch_adapter_api import (
     WorkerProps,
     WorkerReset,
 )
-from llama_orch_adapter_testkit import Capture, LoopbackEngine, Reply, Request, all_kinds_of_cuts, captures, splits
+from llama_orch_adapter_testkit import (
+    LoopbackEngine,
+    Reply,
+    Request,
+    all_kinds_of_cuts,
+    captures,
+    cases,
+    dice,
+    mutilated_reply,
+)
 from llama_orch_adapter_vllm._adapter import VllmAdapter, VllmConfig
 from llama_orch_adapter_vllm._wire import request_body
 
@@ -625,58 +633,12 @@ async def test_closing_the_adapter_lets_go_of_its_connections():
 
 # Any bytes at all
 
-CASES = 2_000
-HOSTILE = [
-    b"[" * 3000,
-    b'{"a":' * 3000,
-    b"1e400",
-    b"-1",
-    b"9" * 400,
-    b"\\ud83d",
-    b"\xff\xfe",
-    b"\x00",
-    b"\r",
-    b"\n\n",
-    b"data: ",
-    b"data: [DONE]\n\n",
-    b'"error":"x",',
-    b"null",
-    b"NaN",
-    b"0\r\n\r\n",
-    b"ffffffffffffffff\r\n",
-    b"Content-Length: 5\r\n",
-    b"Content-Encoding: gzip\r\n",
-    b"Retry-After: Mon, 23 Nov 2026 02:11:39 GMT\r\n",
-    b"Location: http://127.0.0.1:9/\r\n",
-    b"HTTP/1.1 100 Continue\r\n\r\n",
-    b"HTTP/1.1 503 \r\n\r\n",
-]
 
-
-def mutilated(dice: random.Random, data: bytes) -> bytes:
-    """`data` with a few random changes, or random bytes altogether."""
-    if dice.random() < 0.05:
-        return dice.randbytes(dice.randrange(200))
-    for _ in range(dice.randint(1, 4)):
-        at = dice.randint(0, len(data))
-        span = dice.randint(0, 30)
-        new = dice.choice([b"", dice.randbytes(dice.randint(1, 3)), dice.choice(HOSTILE), data[at : at + span]])
-        data = data[:at] + new + data[at + dice.choice([0, len(new), span]) :]
-    return data
-
-
-def mutilated_reply(dice: random.Random, one: Capture) -> Reply:
-    """The capture's answer, mutilated, in random pieces, and cut short now and then."""
-    data = mutilated(dice, one.response)
-    data = data[: dice.randint(0, len(data))] if dice.random() < 0.2 else data
-    return Reply(tuple(splits(data, (dice.randint(0, len(data)) for _ in range(dice.randint(0, 3))))), "close")
-
-
+@pytest.mark.nightly
+@pytest.mark.timeout(60 if not os.environ.get("NIGHTLY") else 7200)
 async def test_any_bytes_end_in_an_event_or_a_worker_error():
-    """Whatever answers, nothing but WorkerErrors comes out (battery 5, client_path_fuzz); FUZZ_SEED replays a run."""
-    seed = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
-    sys.stdout.write(f"FUZZ_SEED={seed}\n")
-    dice = random.Random(seed)
+    """Whatever answers, nothing but WorkerErrors comes out (battery 5, client_path_fuzz); SEED replays a run."""
+    chance = dice()
     shelf = [SHELF[name] for name in ("get_version", "get_v1_models", *STREAMS, *list(REFUSALS)[:8])]
     asyncio.get_running_loop().set_debug(False)  # it makes this five times as slow
 
@@ -685,9 +647,9 @@ async def test_any_bytes_end_in_an_event_or_a_worker_error():
 
     async with LoopbackEngine(script) as engine:
         adapter = adapter_for(engine.url)
-        for _ in range(CASES):
-            reply, path = mutilated_reply(dice, dice.choice(shelf)), dice.choice([COMPLETIONS, CHAT])
-            probing, asked = dice.random() < 0.2, dice.choice(["health", "props"])
+        for _ in range(cases(10_000, nightly=1_000_000)):
+            reply, path = mutilated_reply(chance, chance.choice(shelf)), chance.choice([COMPLETIONS, CHAT])
+            probing, asked = chance.random() < 0.2, chance.choice(["health", "props"])
             async with asyncio.timeout(5):
                 if not probing:
                     seen = await outcome(adapter, TASKS[path])
