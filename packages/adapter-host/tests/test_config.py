@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from llama_orch_adapter_api import AdapterSpec, Secret, Timeouts
-from llama_orch_adapter_host import ConfigError, HostConfig, parse_config, read_config
+from llama_orch_adapter_host import ConfigError, HostConfig, PoolConfig, parse_config, read_config
 from llama_orch_adapter_host._config import read_replica, read_replicas
 
 from .adapters import Config, Words  # type: ignore[import-not-found]  # test folders are no packages
@@ -306,3 +306,11 @@ def test_a_config_of_types_nobody_can_read():
     assert problem == (
         "replica chat/0: the adapter's config has a field of type Path, which TOML cannot give - at `$.where`"
     )
+
+
+@pytest.mark.parametrize("replica_id", ["", "a/b", "a\nb"])
+def test_a_replicas_id_is_a_word(replica_id: str):
+    """An id stands in `pool/replica` and in logs, so it is printable, not empty, and holds no slash."""
+    pool = PoolConfig(engine="words", replicas=({"id": replica_id, "url": "x"},))
+    with pytest.raises(ConfigError, match="give printable characters, no slash"):
+        read_replicas("chat", pool, SPEC)

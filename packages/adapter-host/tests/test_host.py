@@ -1,7 +1,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from llama_orch_adapter_api import (
     DecodeTimeout,
     End,
     PoolUnavailable,
+    TaskRequest,
     Timeouts,
     Token,
     TokenEvent,
@@ -23,7 +24,8 @@ from llama_orch_adapter_api import (
 )
 from llama_orch_adapter_host import AdapterHost, ConfigError, UnknownEngineError, parse_config
 from llama_orch_adapter_host._flight import STOP_LIMIT
-from llama_orch_adapter_host._host import _REMEMBERED, CLOSE_LIMIT, PROBE_LIMIT
+from llama_orch_adapter_host._host import _REMEMBERED
+from llama_orch_adapter_host._probe import FAREWELL_LIMIT, PROBE_LIMIT
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     PROPS,
@@ -33,6 +35,7 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     Scripted,
     Swallowing,
     Words,
+    cancel_now,
     drained,
     end,
     host_of,
@@ -84,22 +87,26 @@ async def test_a_config_is_bound_on_entering():
 
 
 def test_a_host_from_a_file(tmp_path: Path):
-    """ORCH-3601: `from_config` reads a TOML file, and refuses a bad one there and then."""
+    """ORCH-3601: `from_config` reads a TOML file when the host is entered, and refuses a bad one then.
+
+    It stands in a coroutine, as the documentation shows it: nothing of it may block the loop.
+    """
     path = tmp_path / "pools.toml"
     path.write_bytes(TWO_POOLS)
     adapters = [Words(pause=None), Words(pause=None), Words(pause=None)]
 
     async def main() -> list[TokenEvent]:
-        async with host:
-            return await drained(await host.submit("embed", task()))
+        async with AdapterHost.from_config(path, plugins_with(*adapters)) as host:
+            events = await drained(await host.submit("embed", task()))
+        with pytest.raises(ConfigError, match="cannot be read"):
+            async with AdapterHost.from_config(tmp_path / "absent"):
+                pass
+        return events
 
-    host = AdapterHost.from_config(path, plugins_with(*adapters))
     with asyncio.Runner() as runner:
         events = runner.run(main())
 
     assert len(tokens(events)) == 3
-    with pytest.raises(ConfigError, match="cannot be read"):
-        AdapterHost.from_config(tmp_path / "absent")
 
 
 @virtual
@@ -340,15 +347,80 @@ async def test_binding_while_a_pool_is_looked_at():
 
 @virtual
 async def test_stopping_lets_streams_end():
-    """Battery 30: a host that is left without an error waits for its streams, and no longer than they take."""
+    """Battery 30: a host that is closed waits for its streams, and no longer than they take."""
     adapter = Words(words=5)
-    async with host_of(adapter) as host:
-        reader = asyncio.create_task(drained(await host.submit("pool", task())))
+    host = host_of(adapter)
+    reader = asyncio.create_task(drained(await host.submit("pool", task())))
+    await host.aclose()
     events = await reader
 
     assert now() == pytest.approx(5, abs=0.06)
     assert events[-1] == end(5)
     assert adapter.closed == 1
+
+
+@virtual
+async def test_leaving_the_block_ends_every_stream():
+    """Battery 30: a host whose block is left ends its streams at once, those that nobody reads among them."""
+    async with host_of(Words(words=5)) as host:
+        reader = asyncio.create_task(drained(await host.submit("pool", task())))
+        unread = await host.submit("pool", task())
+    events = await reader
+
+    assert now() == pytest.approx(2, abs=0.06)
+    assert events[-1] == CANCELLED
+    assert (await drained(unread))[-1:] == [CANCELLED]
+
+
+@virtual
+async def test_an_adapter_may_do_more_for_a_cancel():
+    """ORCH-3601: `cancel` reaches the adapter's own `cancel`, in the background; a stop of the host waits for none."""
+
+    class Thorough(Words):
+        """Confirms a cancel after a second, or never, or not at all."""
+
+        def __init__(self, seconds: float) -> None:
+            super().__init__(words=9)
+            self.seconds = seconds
+            self.told: list[str] = []
+
+        async def cancel(self, task_id: str) -> None:
+            await asyncio.sleep(self.seconds)
+            self.told.append(task_id)
+            raise OSError
+
+    adapters = [Thorough(1), Thorough(100)]
+    host = host_of(*adapters)
+    requests = [task(replica_id=str(i)) for i in range(2)]
+    streams = [await host.submit("pool", request) for request in requests]
+    receipts = [cancel_now(host, request) for request in requests]
+    await asyncio.sleep(1.5)
+    await host.aclose()
+
+    assert [receipt.outcome for receipt in receipts] == ["cancelled", "cancelled"]
+    assert [adapter.told for adapter in adapters] == [[requests[0].task_id], []]
+    assert now() == pytest.approx(2 + 1.5, abs=0.1)
+    assert [await drained(stream) for stream in streams] == [[CANCELLED], [CANCELLED]]
+
+
+@virtual
+async def test_what_an_adapter_refuses_at_once_has_its_places():
+    """An error raised by `submit` itself tells engine, pool, replica and phase as any other does."""
+
+    class Refusing(Words):
+        """Raises before there is anything to iterate."""
+
+        def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+            raise AdapterError("no", detail="unsupported") if task.prompt == "no" else KeyError(task.prompt)
+
+    async with host_of(Refusing()) as host:
+        for prompt, detail in (("no", "unsupported"), ("other", "plugin")):
+            with pytest.raises(AdapterError) as caught:
+                await host.submit("pool", task(prompt))
+            error = caught.value
+
+            assert (error.detail, error.phase) == (detail, "queue")
+            assert (error.engine, error.pool, error.replica) == ("words", "pool", "0")
 
 
 @virtual
@@ -459,7 +531,7 @@ async def test_adapters_that_do_not_close(caplog: pytest.LogCaptureFixture):
     async with host_of(Stuck(), Broken(), Stuck(), good):
         pass
 
-    assert now() == moment(CLOSE_LIMIT)
+    assert now() == moment(FAREWELL_LIMIT)
     assert good.closed == 1
     assert sorted(caplog.messages) == [
         "pool/0: closing the adapter raised TimeoutError",

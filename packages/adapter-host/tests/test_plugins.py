@@ -1,3 +1,4 @@
+import asyncio
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -225,7 +226,7 @@ def test_no_adapter_at_all():
 
 
 def test_an_unknown_engine_names_those_that_are_known():
-    """Asking for an engine that nobody serves names the others and the package to install."""
+    """Asking for an engine that nobody serves names the others."""
     plugins = Plugins()
     for engine in ("words", "deeds"):
         plugins.register(AdapterSpec(engine, 1, Config, lambda _: Words()))
@@ -235,7 +236,7 @@ def test_an_unknown_engine_names_those_that_are_known():
 
     assert str(caught.value) == (
         "no adapter for engine 'thoughts' (known: deeds, words); "
-        "install its package, e.g. pip install llama-orch-adapter-thoughts"
+        "name one of these, or install the package of its adapter"
     )
 
 
@@ -271,3 +272,40 @@ def test_a_host_finds_what_is_installed(install: Install):
     install("acme", registers("acme"))
 
     assert "acme" in AdapterHost().plugins.engines()
+
+
+LIFE = """
+seen = []
+@hookimpl
+def llama_orch_on_preload(binding):
+    seen.append(("preload", binding.replica_id))
+@hookimpl
+def llama_orch_on_bind(binding):
+    seen.append(("bind", binding.replica_id, binding.generation))
+@hookimpl
+def llama_orch_on_drain():
+    seen.append("drain")
+@hookimpl
+def llama_orch_on_unbind(binding):
+    seen.append(("unbind", binding.engine))
+    raise OSError("not my day")
+"""
+
+
+def test_plugins_are_told_of_a_bindings_life(install: Install):
+    """ORCH-3600: preload, bind, drain and unbind are told, in that order; a hook that raises harms nobody."""
+    install("alpha", registers("words") + LIFE)
+    install("beta", registers("deeds") + LIFE)
+    plugins, _ = loaded()
+    plugins.register(AdapterSpec("mine", 1, Config, lambda _: Words()))
+
+    async def main() -> None:
+        async with AdapterHost(plugins=plugins) as host:
+            host.bind("chat", "mine", {}, replica_id="r0")
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+
+    expected = [("preload", "r0"), ("bind", "r0", 1), "drain", ("unbind", "mine")]
+    assert sys.modules["alpha_module"].seen == expected
+    assert sys.modules["beta_module"].seen == expected

@@ -23,7 +23,7 @@ def test_least_in_flight_takes_the_task(busy: list[int]):
     """No replica has less in flight than the one that is picked, and of equals it is the first bound."""
     pool = pool_of(*busy)
 
-    picked = pick(pool, task())
+    picked = pick("chat", pool, task())
 
     assert len(picked.leases) == min(busy)
     assert picked is pool[str(busy.index(min(busy)))]
@@ -35,17 +35,19 @@ def test_a_pinned_task_goes_where_it_is_pinned(busy: list[int], data: st.DataObj
     pool = pool_of(*busy)
     replica = data.draw(st.sampled_from(sorted(pool)))
 
-    assert pick(pool, task(replica_id=replica)) is pool[replica]
+    assert pick("chat", pool, task(replica_id=replica)) is pool[replica]
 
 
 def test_a_pin_to_nowhere_names_what_is_bound():
-    """A task pinned to a replica that is not there fails as unreachable, and is told which ones are."""
+    """A task pinned to a replica that is not there is refused for good, and told which ones there are."""
     with pytest.raises(
         PoolUnavailable, match=r"'r9', which the task is pinned to, is not bound \(bound: 0, 1\)"
     ) as caught:
-        pick(pool_of(0, 0), task(replica_id="r9"))
+        pick("chat", pool_of(0, 0), task(replica_id="r9"))
 
-    assert (caught.value.detail, caught.value.phase, caught.value.replica) == ("unreachable", "queue", "r9")
+    error = caught.value
+    assert (error.detail, error.phase, error.pool, error.replica) == ("unknown_pool", "queue", "chat", "r9")
+    assert (error.retriable, error.engine_fault) == (False, False)
 
 
 @virtual

@@ -105,6 +105,17 @@ async def test_collect_of_a_cancelled_task():
 
 
 @virtual
+async def test_collect_of_a_stream_that_was_read_in_part():
+    """`collect` after a pull would give an answer without its beginning, so it says so instead."""
+    async with host_of(Words()) as host, host.submit("pool", task()) as stream:
+        await anext(stream)
+        with pytest.raises(RuntimeError, match="a part of this stream has been read already"):
+            await stream.collect()
+
+        assert stream.attempts == 1
+
+
+@virtual
 async def test_collect_of_a_stream_that_was_read():
     """`collect` on a stream that has nothing more to tell is a mistake, and says so."""
     async with host_of(Words(words=1, pause=None)) as host:

@@ -111,7 +111,11 @@ class BindingInfo(msgspec.Struct, frozen=True):
 
 
 class HookSpecs:
-    """The hook specifications; an adapter's package needs the first alone."""
+    """The hook specifications; an adapter's package needs the first alone.
+
+    adapter-host 0.1 calls it, and preload, bind, drain and unbind. The others fix the names for a host that reloads,
+    emits events and takes routing policies; today nothing calls them.
+    """
 
     @hookspec
     def llama_orch_register_adapters(self, register: Callable[[AdapterSpec], None]) -> None:

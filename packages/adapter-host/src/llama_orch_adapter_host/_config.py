@@ -80,6 +80,9 @@ def read_replicas(name: str, pool: PoolConfig, spec: AdapterSpec) -> dict[str, m
     problems: list[str] = []
     for position, table in enumerate(pool.replicas):
         replica_id = str(table.get("id", position))
+        if not replica_id.isprintable() or not replica_id or "/" in replica_id:
+            problems.append(f"a replica of {name!r} has the id {replica_id!a}; give printable characters, no slash")
+            continue
         if replica_id in replicas:
             problems.append(f"replica {name}/{replica_id} stands there twice; give each an id of its own")
             continue

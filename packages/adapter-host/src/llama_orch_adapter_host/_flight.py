@@ -46,8 +46,12 @@ def cancelled() -> End:
 class Flight:
     """A task on its replica, from the call of the adapter to its one outcome; `on_end` is called when there is one."""
 
-    def __init__(self, task: TaskRequest, binding: Binding, on_end: Callable[["Flight"], None]) -> None:
+    def __init__(
+        self, task: TaskRequest, binding: Binding, on_end: Callable[["Flight"], None], attempt: int = 1
+    ) -> None:
         self.task = task
+        self.attempt = attempt  # counting from 1
+        self.untouched = True  # its caller has pulled nothing yet
         self.binding = binding
         self.committed = False
         self.outcome: End | WorkerError | None = None
@@ -175,6 +179,7 @@ class Flight:
     async def _indirect(self) -> TokenEvent:
         if not self._kept:
             return await self._tell()
+        self.untouched = False
         event = self._kept.popleft()
         self._straight = not self._kept and self.outcome is None
         return event
@@ -227,7 +232,7 @@ class Flight:
             info = self.binding.info
             outcome.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
             outcome.phase = outcome.phase or self.phase
-            outcome.attempts = 1
+            outcome.attempts = self.attempt
         if self._timer is not None:
             self._timer.cancel()
         self._on_end(self)
@@ -301,12 +306,18 @@ def _open(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
     try:
         events = binding.adapter.submit(task)
     except WorkerError as error:
-        info = binding.info
-        raise error.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id) from None
+        raise _at(binding, error) from None
     except Exception as error:
-        raise plugin_error(binding, f"raised {type(error).__name__} in submit()") from error
-    if not hasattr(events, "__anext__"):
-        if asyncio.iscoroutine(events):
-            events.close()
-        raise plugin_error(binding, f"gave a {type(events).__name__} from submit(), not an async iterator")
-    return events
+        raise _at(binding, plugin_error(binding, f"raised {type(error).__name__} in submit()")) from error
+    if hasattr(events, "__anext__"):
+        return events
+    if asyncio.iscoroutine(events):
+        events.close()
+    raise _at(binding, plugin_error(binding, f"gave a {type(events).__name__} from submit(), not an async iterator"))
+
+
+def _at(binding: Binding, error: WorkerError) -> WorkerError:
+    """The error with the places and the phase of a task that never left."""
+    error.phase = error.phase or "queue"
+    info = binding.info
+    return error.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)

@@ -1,20 +1,15 @@
 """`AdapterHost`, the facade: everything an orchestrator calls."""
 
 import asyncio
-import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Self, TypeVar
 
 import msgspec
 from llama_orch_adapter_api import (
-    AdapterContext,
     AdapterError,
-    AdapterSpec,
     BindingInfo,
     DeadlineUnmet,
-    DecodeTimeout,
     PoolUnavailable,
     TaskRequest,
     Timeouts,
@@ -24,23 +19,17 @@ from llama_orch_adapter_api import (
     WorkerProps,
 )
 
-from ._config import ConfigError, HostConfig, PoolConfig, read_config, read_replica, read_replicas
-from ._flight import Flight, cancelled, plugin_error
+from ._blueprint import Blueprint, raise_all, read_blueprints
+from ._config import ConfigError, HostConfig, read_config, read_replica
+from ._flight import Flight, cancelled
 from ._plugins import Plugins
+from ._probe import down, farewell, probe
 from ._registry import Binding, Registry
 from ._routes import pick
 from ._stream import Submission, TokenStream
 from ._watch import Watch
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
-
-PROBE_LIMIT = 5.0
-"""Seconds that a health or props call of one replica may take."""
-
-CLOSE_LIMIT = 2.0
-"""Seconds that an adapter may take to close when the host stops."""
 
 _REMEMBERED = 4096
 """Task ids that a cancel can still tell from unknown ones."""
@@ -63,29 +52,40 @@ class AdapterHost:
     """
 
     def __init__(self, config: HostConfig | None = None, plugins: Plugins | None = None) -> None:
-        self._config = config
-        self.plugins = plugins or Plugins.installed()
+        self._read: Callable[[], HostConfig | None] = lambda: config
+        self._plugins = plugins
         self._registry = Registry()
         self._flights: dict[str, Flight] = {}
         self._ended: dict[str, None] = {}  # the latest task ids that are over, oldest first
         self._watch = Watch()
+        self._errands: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], plugins: Plugins | None = None) -> Self:
-        """A host that binds the pools of a TOML file when it is entered. Raises `ConfigError`."""
-        return cls(read_config(path), plugins)
+        """A host that reads a TOML file and binds its pools when it is entered, which then raises `ConfigError`."""
+        host = cls(plugins=plugins)
+        host._read = lambda: read_config(path)  # its own
+        return host
+
+    @property
+    def plugins(self) -> Plugins:
+        """The adapters at hand. Found at the first look or when the host is entered, whichever comes first."""
+        if self._plugins is None:
+            self._plugins = Plugins.installed()
+        return self._plugins
 
     async def __aenter__(self) -> Self:
         try:
-            self._bind_config()
+            blueprints = await asyncio.to_thread(self._blueprints)  # imports packages, reads files
+            self._build(blueprints)
         except BaseException:
             await self.aclose(drain=0)
             raise
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        await self.aclose(drain=0 if kind else None)
+        await self.aclose(drain=0)
 
     # --- binding
 
@@ -105,9 +105,9 @@ class AdapterHost:
         """
         spec = self.plugins.spec(engine)
         config = read_replica(f"{pool_id}/{replica_id}", replica, spec)
-        return self._registry.add(
-            _make(spec, pool_id, replica_id, config, timeouts=timeouts or Timeouts(), http=http or {})
-        )
+        blueprint = Blueprint(spec, pool_id, replica_id, config, timeouts or Timeouts(), http or {})
+        self._build([blueprint])
+        return blueprint.info
 
     def pools(self) -> tuple[str, ...]:
         """The pools with something bound, in the order they were bound."""
@@ -129,13 +129,14 @@ class AdapterHost:
             return CancelReceipt("already_done" if task_id in self._ended else "unknown")
         phase = flight.phase
         flight.interrupt(cancelled())
+        self._confirm(flight.binding, task_id)
         return CancelReceipt("cancelled", phase)
 
     # --- looking at a pool
 
     async def health(self, pool_id: str) -> Mapping[str, WorkerHealth]:
         """How each replica is, by replica_id; one that does not answer is `down`. Raises `PoolUnavailable`."""
-        return await self._ask(pool_id, lambda adapter: adapter.health(), _down)
+        return await self._ask(pool_id, lambda adapter: adapter.health(), down)
 
     async def props(self, pool_id: str) -> Mapping[str, WorkerProps | WorkerError]:
         """Capacity and capabilities by replica_id, or why they are not known. Raises `PoolUnavailable`."""
@@ -146,23 +147,31 @@ class AdapterHost:
     async def aclose(self, drain: float | None = None) -> None:
         """Refuse new tasks, let streams run for `drain` seconds (None: as each pool says), end them, close adapters.
 
-        A second call does nothing.
+        A second call does nothing. Leaving the host's block is `aclose(drain=0)`.
         """
         if self._stopping:
             return
         self._stopping = True
+        for binding in self._registry.all():
+            self.plugins.notify("llama_orch_on_drain", binding.info)
         try:
             await self._drain(drain)
         finally:  # who is tired of draining still leaves nothing open
             bindings = self._registry.all()
+            for errand in tuple(self._errands):
+                errand.cancel()
             await asyncio.gather(*(flight.stop() for binding in bindings for flight in binding.leases))
             self._watch.close()
-            await asyncio.gather(*(_close(binding) for binding in bindings))
+            await asyncio.gather(
+                *(farewell(binding, "closing the adapter", binding.adapter.aclose) for binding in bindings)
+            )
+            for binding in bindings:
+                self.plugins.notify("llama_orch_on_unbind", binding.info)
 
     async def _submit(self, pool_id: str, task: TaskRequest) -> TokenStream:
         """The whole life of a call: admit → route → adapter → first token."""
         deadline = self._admit(pool_id, task)
-        binding = pick(self._registry.pool(pool_id), task)
+        binding = pick(pool_id, self._registry.pool(pool_id), task)
         _check_useful(binding, task)
         flight = Flight(task, binding, self._landed)
         self._flights[task.task_id] = flight
@@ -202,24 +211,36 @@ class AdapterHost:
     ) -> dict[str, T]:
         """Ask every replica of a pool at once; what an adapter raises is answered for it by `failed`."""
         pool = dict(self._registry.pool(pool_id))  # a replica bound meanwhile is not asked
-        answers = await asyncio.gather(*(_probe(binding, ask, failed) for binding in pool.values()))
+        answers = await asyncio.gather(*(probe(binding, ask, failed) for binding in pool.values()))
         return dict(zip(pool, answers, strict=True))
 
-    def _bind_config(self) -> None:
-        """Bind all that the config names, or, with every problem told, nothing."""
+    def _blueprints(self) -> list[Blueprint]:
+        config = self._read()
+        return read_blueprints(config, self.plugins) if config is not None else []
+
+    def _build(self, blueprints: list[Blueprint]) -> None:
+        """Bind them all or, with every problem told, none."""
         bindings: list[Binding] = []
         problems: list[ConfigError] = []
-        for pool_id, pool in (self._config.pools if self._config else {}).items():
+        for blueprint in blueprints:
+            self.plugins.notify("llama_orch_on_preload", blueprint.info)
             try:
-                bindings += _make_pool(self.plugins.spec(pool.engine), pool_id, pool)
+                bindings.append(blueprint.build())
             except ConfigError as error:
                 problems.append(error)
-        if len(problems) == 1:
-            raise problems[0]
-        if problems:
-            raise ConfigError([sentence for error in problems for sentence in error.problems])
+        raise_all(problems)
         for binding in bindings:
             self._registry.add(binding)
+            self.plugins.notify("llama_orch_on_bind", binding.info)
+
+    def _confirm(self, binding: Binding, task_id: str) -> None:
+        """Let an adapter that has more to do for a cancel than closing the stream do it, in the background."""
+        if type(binding.adapter).cancel is WorkerAdapter.cancel:
+            return
+        say = farewell(binding, "cancel()", lambda: binding.adapter.cancel(task_id))
+        errand = asyncio.get_running_loop().create_task(say)
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
 
     async def _drain(self, seconds: float | None) -> None:
         """Wait for the running streams; each is ended after what its pool allows, or after `seconds`."""
@@ -243,68 +264,3 @@ def _check_useful(binding: Binding, task: TaskRequest) -> None:
             phase="queue",
             pool=binding.info.pool_id,
         )
-
-
-def _make_pool(spec: AdapterSpec, pool_id: str, pool: PoolConfig) -> list[Binding]:
-    return [
-        _make(spec, pool_id, replica_id, config, timeouts=pool.timeouts, http=pool.http)
-        for replica_id, config in read_replicas(pool_id, pool, spec).items()
-    ]
-
-
-def _make(
-    spec: AdapterSpec,
-    pool_id: str,
-    replica_id: str,
-    config: msgspec.Struct,
-    *,
-    timeouts: Timeouts,
-    http: Mapping[str, object],
-) -> Binding:
-    """An adapter for one replica. Raises `ConfigError` for whatever its factory raises."""
-    replica = f"{pool_id}/{replica_id}"
-    context = AdapterContext(
-        pool_id=pool_id,
-        replica_id=replica_id,
-        config=config,
-        timeouts=timeouts,
-        http=http,
-        clock=time.monotonic,
-        narrate=lambda human: logger.info("%s: %s", replica, human),
-    )
-    try:
-        adapter = spec.factory(context)
-    except Exception as error:
-        told = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise ConfigError([f"replica {replica}: {told}"]) from error
-    return Binding(BindingInfo(pool_id, replica_id, spec.engine, generation=1), adapter, timeouts)
-
-
-async def _probe(
-    binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[T]], failed: Callable[[WorkerError], T]
-) -> T:
-    info = binding.info
-    try:
-        async with asyncio.timeout(PROBE_LIMIT) as limit:
-            return await ask(binding.adapter)
-    except WorkerError as error:
-        failure = error
-    except Exception as error:  # noqa: BLE001  # it is a stranger's code, and one replica's trouble alone
-        failure = plugin_error(binding, f"raised {type(error).__name__}, which is no WorkerError")
-        if limit.expired():
-            failure = DecodeTimeout(
-                f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
-            )
-    return failed(failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id))
-
-
-def _down(error: WorkerError) -> WorkerHealth:
-    return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
-
-
-async def _close(binding: Binding) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_LIMIT):
-            await binding.adapter.aclose()
-    except Exception as error:  # noqa: BLE001  # as above
-        logger.warning("%s: closing the adapter raised %s", binding.replica, type(error).__name__)

@@ -8,9 +8,19 @@ from typing import Literal, Self
 
 import msgspec
 import pluggy
-from llama_orch_adapter_api import API_VERSION, ENTRY_POINT_GROUP, PROJECT, AdapterSpec, HookSpecs
+from llama_orch_adapter_api import (
+    API_VERSION,
+    ENTRY_POINT_GROUP,
+    PROJECT,
+    AdapterSpec,
+    BindingInfo,
+    HookSpecs,
+    get_logger,
+)
 
 from ._config import ConfigError
+
+logger = get_logger(__name__)
 
 State = Literal["ready", "broken", "duplicate", "incompatible"]
 
@@ -84,8 +94,16 @@ class Plugins:
         if not self._specs and not self._found:
             raise NoAdapterError(["no adapter is installed; install one, e.g. pip install llama-orch-adapter-llamacpp"])
         lost = [f"{p.name} is {p.state}: {p.mend}" for p in self._found if p.name == engine and p.mend]
-        mend = lost[0] if lost else f"install its package, e.g. pip install llama-orch-adapter-{engine}"
+        mend = lost[0] if lost else "name one of these, or install the package of its adapter"
         raise UnknownEngineError([f"no adapter for engine {engine!r} (known: {_names(self._specs)}); {mend}"])
+
+    def notify(self, hook: str, binding: BindingInfo) -> None:
+        """Call a lifecycle hook of every plugin; one that raises is logged, and harms no other."""
+        for impl in getattr(self._manager.hook, hook).get_hookimpls():
+            try:
+                impl.function(*[binding for _ in impl.argnames])
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # as in _admit
+                logger.warning("plugin %s: %s raised %s", impl.plugin_name, hook, type(error).__name__)
 
     def _admit(self, point: EntryPoint) -> Plugin:
         try:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import msgspec
 from llama_orch_adapter_api import End, Started, Token, TokenEvent
 
-from ._flight import Flight
+from ._flight import Flight, cancelled
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -44,6 +44,11 @@ class TokenStream:
         """`pool_id/replica_id` that serves it."""
         return self._flight.binding.replica
 
+    @property
+    def attempts(self) -> int:
+        """How many times an engine was asked."""
+        return self._flight.attempt
+
     def __aiter__(self) -> Self:
         return self
 
@@ -51,11 +56,13 @@ class TokenStream:
         return self._flight.pull()
 
     async def collect(self) -> Result:
-        """Read to the end and give the whole. Raises as iteration does."""
+        """Read to the end and give the whole. Raises as iteration does, `RuntimeError` if a part was read already."""
+        if not self._flight.untouched:
+            raise RuntimeError("a part of this stream has been read already; collect() reads it from its beginning")
         text: list[str] = []
         reasoning: list[str] = []
         started: Started | None = None
-        end: End | None = None
+        end = cancelled()
         async for event in self:
             match event:
                 case Token(t=t, channel="content"):
@@ -66,8 +73,6 @@ class TokenStream:
                     started = event
                 case End():
                     end = event
-        if end is None:
-            raise RuntimeError("this stream has been read already; collect() reads it from its beginning")
         return Result("".join(text), "".join(reasoning), started, end)
 
     async def aclose(self) -> None:

@@ -1,0 +1,53 @@
+"""Asking a replica something beside its tasks: bounded in time, and whatever goes wrong is an answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, get_logger
+
+from ._flight import plugin_error
+from ._registry import Binding
+
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+PROBE_LIMIT = 5.0
+"""Seconds that a health or props call of one replica may take."""
+
+FAREWELL_LIMIT = 2.0
+"""Seconds that an adapter may take to close, or to confirm a cancel."""
+
+
+async def probe(
+    binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[T]], failed: Callable[[WorkerError], T]
+) -> T:
+    """What the adapter answers, or `failed` of why it does not."""
+    info = binding.info
+    try:
+        async with asyncio.timeout(PROBE_LIMIT) as limit:
+            return await ask(binding.adapter)
+    except WorkerError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001  # it is a stranger's code, and one replica's trouble alone
+        failure = plugin_error(binding, f"raised {type(error).__name__}, which is no WorkerError")
+        if limit.expired():
+            failure = DecodeTimeout(
+                f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
+            )
+    return failed(failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id))
+
+
+def down(error: WorkerError) -> WorkerHealth:
+    """The health of a replica that did not answer."""
+    return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
+
+
+async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> None:
+    """Tell the adapter something whose answer changes nothing; it may take `FAREWELL_LIMIT`."""
+    try:
+        async with asyncio.timeout(FAREWELL_LIMIT):
+            await say()
+    except Exception as error:  # noqa: BLE001  # as above
+        logger.warning("%s: %s raised %s", binding.replica, what, type(error).__name__)
