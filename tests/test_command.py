@@ -11,7 +11,7 @@ from subprocess import Popen
 
 import pytest
 from llama_orch_adapter_host.cli._exit import Exit
-from llama_orch_adapter_testkit import LoopbackEngine, Reply, captures
+from llama_orch_adapter_testkit import LoopbackEngine, Reply, Request, captures
 
 Run = Callable[..., tuple[int, str, str]]
 Start = Callable[..., Popen[bytes]]
@@ -115,6 +115,9 @@ BAD_INPUT = {
     "no such file of messages": (6, ["--pool", f"chat=llamacpp:{NOWHERE}", "--messages", "no.json"], "No such file"),
     "a URL that is none": (5, ["--pool", "chat=llamacpp:ftp://x", "hi"], "give http://HOST:PORT"),
     "a key in the URL": (5, ["--pool", "chat=vllm:http://me:pw@127.0.0.1:1", "hi"], "set api_key"),
+    "no finite deadline": (6, ["--pool", f"chat=llamacpp:{NOWHERE}", "--deadline", "inf", "hi"], "seconds above 0"),
+    "two sources of pools": (2, ["--pool", f"chat=llamacpp:{NOWHERE}", "--config", "p.toml", "hi"], "give one of them"),
+    "a context for no engine": (2, ["--pool", f"chat=llamacpp:{NOWHERE}", "--context", "99", "hi"], "for --embedded"),
     "a pool that is none": (2, ["--pool", "chat", "hi"], "NAME=ENGINE:URL"),
     "no key in the environment": (
         5,
@@ -142,6 +145,26 @@ async def test_an_engine_that_still_loads_is_told_as_such(start: Start):
 
     assert process.returncode == 10
     assert "wait until it is ready" in notes.decode()
+
+
+async def test_ctrl_c_in_json_is_a_failure_like_any_other(start: Start):
+    """With --json, Ctrl-C before the first token ends in one error document with code 130."""
+    asked = asyncio.Event()
+
+    def never(_: Request) -> Reply:
+        asked.set()
+        return Reply.capture(LOADING, stop_after=0, hang=True)
+
+    async with LoopbackEngine(never) as engine:
+        process = start("chat", "--json", "--pool", f"chat=llamacpp:{engine.url}", "hi")
+        await asked.wait()
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.to_thread(process.communicate, timeout=60)
+    failure = json.loads(out)
+
+    assert process.returncode == 130
+    assert (failure["kind"], failure["code"], failure["exit_code"]) == ("error", "INTERRUPTED", 130)
+    assert "cancelled after 0 tokens" in failure["message"]
 
 
 def test_no_adapter_installed(run: Run, tmp_path: Path):

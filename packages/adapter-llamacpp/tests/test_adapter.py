@@ -438,6 +438,19 @@ async def test_an_overflowing_queue_may_ask_to_wait():
     assert seen.error.retry_after == 7.0
 
 
+@pytest.mark.parametrize("name", ["completion_stream", "v1_chat_stream"])
+async def test_a_finished_answer_is_not_held_up(name: str):
+    """The finish event ends a task, though the engine then neither says more nor closes the connection."""
+    one, path = SHELF[name], STREAMS[name].path
+    finish = b'"stop":true' if path == NATIVE else b'"finish_reason":"length"'
+    end_of_event = one.response.index(b"\n\n", one.response.index(finish)) + 2
+    seen = await met_with(Reply.capture(one, stop_after=end_of_event, hang=True), path)
+
+    assert seen.end is not None
+    assert seen.end.finish_reason == "length"
+    assert "".join(seen.text) == "".join(STREAMS[name].text)
+
+
 # Health, props, version
 
 BUSY = Reply.capture(SHELF["get_slots_fail_on_no_slot_busy"])
@@ -448,15 +461,26 @@ READY = (True, True, "ready", "")
     ("health", "slots", "expected"),
     [
         (SHELF["get_health"], Reply.capture(SHELF["fail_on_no_slot_idle"]), READY),
-        (SHELF["key_health"], Reply.capture(SHELF["key_slots"]), READY),
+        (SHELF["key_health"], Reply.capture(SHELF["key_slots"]), (True, False, "down", "401: Invalid API Key")),
         (SHELF["get_health"], Reply.capture(SHELF["off_slots"]), READY),
-        (SHELF["get_health"], Reply.raw(b"nonsense\r\n\r\n", stop_after=99), READY),
+        (SHELF["get_health"], Reply.raw(b"nonsense\r\n\r\n", stop_after=99), (True, False, "down", "not HTTP")),
+        (SHELF["get_health"], Reply.capture(SHELF["loading_get_slots"]), (True, False, "loading", "Loading model")),
         (SHELF["get_health"], BUSY, (True, True, "busy", "every slot is working")),
         (SHELF["loading_get_health"], BUSY, (True, False, "loading", "503: Loading model")),
         (SHELF["get_slots_fail_on_no_slot_busy"], BUSY, (True, False, "down", "503: no slot available")),
         (SHELF["emb_too_long"], BUSY, (True, False, "down", "answered 500: ")),
     ],
-    ids=["idle", "key", "no slots route", "slots nonsense", "busy", "loading", "unavailable", "broken"],
+    ids=[
+        "idle",
+        "wrong key",
+        "no slots route",
+        "slots nonsense",
+        "loads again",
+        "busy",
+        "loading",
+        "unavailable",
+        "broken",
+    ],
 )
 async def test_health(health: Capture, slots: Reply, expected: tuple[bool, bool, str, str]):
     """Loading is no failure, busy is ready, and an engine without `/slots` is simply ready."""
@@ -466,7 +490,7 @@ async def test_health(health: Capture, slots: Reply, expected: tuple[bool, bool,
     live, ready, state, words = expected
     assert (seen.live, seen.ready, seen.state) == (live, ready, state)
     assert words in seen.detail
-    assert engine.requests[-1].query == ({"fail_on_no_slot": "1"} if ready else {})
+    assert ready <= (engine.requests[-1].query == {"fail_on_no_slot": "1"})
 
 
 async def test_health_of_an_engine_that_is_not_there():
@@ -524,6 +548,20 @@ async def test_the_version_is_asked_for_once():
 
     assert versions == ["b0-unknown"] * 2
     assert [request.path for request in engine.requests] == ["/props", "/slots", NATIVE]
+
+
+async def test_an_engine_replaced_behind_its_url():
+    """What is known of an engine is forgotten when a task fails: the next one tells of the engine that is there now."""
+    other = SHELF["get_props"].body.replace(b'"model_alias":"smollm2"', b'"model_alias":"other"')
+    props = [Reply.capture(SHELF["get_props"]), Reply.json(200, json.loads(other))]
+    replies = [Reply.capture(SHELF["err_prompt_too_long_stream"]), Reply.capture(SHELF["completion_stream"])]
+    async with running({("GET", "/props"): props, ("POST", NATIVE): replies}) as (adapter, _):
+        failed = await outcome(adapter, TASKS[NATIVE])
+        served = await outcome(adapter, TASKS[NATIVE])
+
+    assert failed.error is not None
+    assert isinstance(served.events[0], Started)
+    assert served.events[0].model == "other"
 
 
 # What is sent

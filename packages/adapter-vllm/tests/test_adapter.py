@@ -517,6 +517,20 @@ async def test_props_need_the_key():
             await adapter.props()
 
 
+async def test_an_engine_replaced_behind_its_url():
+    """A model that is gone fails one task; the next one asks what is served now, and asks for that."""
+    other = json.loads(SHELF["get_v1_models"].body.replace(b'"id":"smollm2"', b'"id":"other"'))
+    models = [Reply.capture(SHELF["get_v1_models"]), Reply.json(200, other)]
+    replies = [Reply.capture(SHELF["err_unknown_model"]), Reply.capture(SHELF["v1_completions_stream"])]
+    async with running({("GET", "/v1/models"): models, ("POST", COMPLETIONS): replies}) as (adapter, engine):
+        failed = await outcome(adapter, TASKS[COMPLETIONS])
+        served = await outcome(adapter, TASKS[COMPLETIONS])
+
+    assert failed.failure == "ADAPTER not_found"
+    assert served.end is not None
+    assert [request.json()["model"] for request in engine.requests if request.method == "POST"] == ["smollm2", "other"]
+
+
 # What is sent
 
 

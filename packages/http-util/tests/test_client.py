@@ -12,8 +12,8 @@ import time
 import traceback
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from llama_orch_adapter_api import (
     WorkerReset,
 )
 from llama_orch_adapter_testkit import Capture, LoopbackEngine, Reply, Request, captures, run_virtual
-from llama_orch_http_util import HttpClient, HttpConfig
+from llama_orch_http_util import HttpClient, HttpConfig, _session
 from llama_orch_http_util._errors import error_of_status
 
 ANYTHING = msgspec.json.Decoder(Any)
@@ -193,19 +193,52 @@ async def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch, 
         assert "authorization" not in engine.requests[0].headers
 
 
-@BOTH_WAYS
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
-async def test_redirects_are_not_followed(status: int, fail: Fail) -> None:
-    """A redirect is an error, and not a byte goes to where it leads (battery 35, redirect_ssrf)."""
-    async with answering(Reply.json(200, {})) as target:
-        reply = Reply.redirect(f"{target.url}/steal?key={CANARY}", status=status)
-        async with answering(reply) as engine, HttpClient(engine.url, api_key=KEY) as client:
-            error = await fail(client)
+@pytest.fixture
+async def connects(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The addresses that anybody on this loop connects to; none but loopback is let through."""
+    loop = asyncio.get_running_loop()
+    connect, seen = loop.sock_connect, []
 
-            assert (type(error), error.detail) == (AdapterError, "redirect")
-            assert f"the engine answered {status} · {client.where} · " in error.message
-            assert CANARY not in error.message
-        assert target.connections_made == 0
+    async def noted(sock: socket.socket, address: tuple[str, int]) -> None:
+        seen.append(address)
+        if not address[0].startswith("127."):
+            raise ConnectionRefusedError
+        await connect(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", noted)
+    return seen
+
+
+LEADS_TO = {
+    "another origin": "http://127.0.0.2:{port}/steal",
+    "metadata": "http://169.254.169.254/latest/meta-data/",
+    "metadata over IPv6": "http://[fd00:ec2::254]/latest/meta-data/",
+    "https": "https://127.0.0.1:{port}/steal",
+    "another port": "//127.0.0.1:1/steal",
+    "itself": "/steal",
+}
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("location", LEADS_TO.values(), ids=LEADS_TO)
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(
+    status: int, location: str, fail: Fail, connects: list[tuple[str, int]]
+) -> None:
+    """A redirect is an error, and not a byte goes to where it leads (battery 35, redirect_ssrf)."""
+
+    def redirect(request: Request) -> Reply:
+        port = request.headers["host"].rpartition(":")[2]
+        return Reply.redirect(f"{location.format(port=port)}?key={CANARY}", status=status)
+
+    async with LoopbackEngine(redirect) as engine, HttpClient(engine.url, api_key=KEY) as client:
+        error = await fail(client)
+
+        assert (type(error), error.detail) == (AdapterError, "redirect")
+        assert f"the engine answered {status} · {client.where} · " in error.message
+        assert CANARY not in error.message
+        assert len(engine.requests) == 1
+        assert connects == [("127.0.0.1", int(engine.url.rpartition(":")[2]))]
 
 
 @cache
@@ -278,17 +311,18 @@ def endless(head: str) -> Reply:
 
 @asynccontextmanager
 async def measured() -> AsyncIterator[dict[str, float]]:
-    """The highest memory in use and the longest time the loop stood still, filled in at the end."""
+    """The highest memory in use and the longest time the loop was at one thing (of the CPU), filled in at the end."""
     seen = {"stall": 0.0}
 
     async def watch() -> None:
-        before = time.perf_counter()
+        before = time.thread_time()
         while True:
             await asyncio.sleep(0)
-            now = time.perf_counter()
+            now = time.thread_time()
             seen["stall"] = max(seen["stall"], now - before)
             before = now
 
+    gc.collect()  # what others left is not ours to pay for
     tracemalloc.start()
     watching = asyncio.create_task(watch())
     try:
@@ -319,7 +353,7 @@ async def test_an_endless_error(fail: Fail) -> None:
             error = await fail(client)
 
         assert (type(error), error.detail, error.retry_after) == (PoolUnavailable, "overloaded", 3.0)
-        assert error.message.startswith("the engine answered 503: [[[")
+        assert error.message.startswith("the engine answered 503 · ")  # JSON is not repeated
         assert seen["peak"] < 2 << 20
         await (await engine.request()).disconnected()
 
@@ -393,6 +427,7 @@ async def test_nobody_listens(fail: Fail) -> None:
             error = await fail(client)
 
     assert (type(error), error.detail, error.phase) == (PoolUnavailable, "unreachable", "connect")
+    assert (error.answered, error.stale_connection) == (False, False)
     assert error.message == (
         f"cannot connect (Connection refused) · 127.0.0.1:{port} · check that the engine runs and that url is right"
     )
@@ -416,6 +451,81 @@ async def test_broken_before_the_body(reply: Reply, fail: Fail) -> None:
         assert (type(error), error.detail, error.phase) == (WorkerReset, "reset", "first_token")
         assert error.message.startswith("the connection broke (")
         assert client.where in error.message
+        assert not error.stale_connection
+        assert len(engine.requests) == 1  # nobody but the caller sends it again
+
+
+CLOSED, RESET, CUT = Reply.raw(b""), Reply((), "reset"), RESETS["closed inside the head"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "answered"), [(CLOSED, False), (RESET, False), (CUT, True)], ids=["closed", "reset", "inside the head"]
+)
+@BOTH_WAYS
+async def test_whether_a_byte_was_seen(reply: Reply, answered: bool, fail: Fail) -> None:
+    """A connection that ends without a byte of the answer says so, one that ends inside the head does not."""
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert (await fail(client)).answered == answered
+
+
+@pytest.mark.parametrize("reply", [CLOSED, RESET], ids=["closed", "reset"])
+@pytest.mark.parametrize("fail", [lambda client: failure(client, "POST", "/tasks", {}), stream_failure])
+async def test_a_stale_connection(reply: Reply, fail: Fail) -> None:
+    """A kept connection that ends without a byte of the answer is told to be stale; a POST is not sent again."""
+    script = {GET: [Reply.json(200, {})], POST: [reply, Reply.json(500, {})]}
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url) as client:
+        await client.request("GET", "/health")
+        error = await fail(client)
+
+        assert (type(error), error.detail, error.phase) == (WorkerReset, "reset", "first_token")
+        assert (error.stale_connection, error.answered) == (True, False)
+        assert error.message.startswith("the kept connection was closed (")
+        assert error.message.endswith(f" · {client.where} · send it again")
+        assert (engine.connections_made, len(engine.requests)) == (1, 2)
+
+        again = await fail(client)
+        assert (again.code, again.stale_connection, again.answered) == ("INTERNAL", False, True)
+
+
+async def test_a_large_request_on_a_stale_connection() -> None:
+    """A request that is still being sent when its kept connection ends is stale too."""
+    script = {GET: Reply.json(200, {}), POST: RESET}
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url) as client:
+        await client.request("GET", "/health")
+        error = await failure(client, "POST", "/tasks", {"prompt": "x" * (4 << 20)})
+
+    assert (type(error), error.stale_connection, error.answered) == (WorkerReset, True, False)
+
+
+@pytest.mark.parametrize("reply", [CUT, Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", reset=True)])
+async def test_a_kept_connection_that_answered(reply: Reply) -> None:
+    """A kept connection that ends inside the answer is not stale."""
+    async with LoopbackEngine({GET: [Reply.json(200, {}), reply]}) as engine, HttpClient(engine.url) as client:
+        await client.request("GET", "/health")
+        error = await failure(client)
+
+    assert (type(error), error.stale_connection, error.answered) == (WorkerReset, False, True)
+
+
+@pytest.mark.parametrize("reply", [CLOSED, RESET], ids=["closed", "reset"])
+async def test_a_get_on_a_stale_connection(reply: Reply) -> None:
+    """A GET that met a stale connection is sent once more by itself, on a new one: it had not begun."""
+    good = Reply.json(200, {})
+    async with LoopbackEngine({GET: [good, reply, good]}) as engine, HttpClient(engine.url) as client:
+        await client.request("GET", "/health")
+        assert (await client.request("GET", "/health")).status == 200
+
+        assert (engine.connections_made, len(engine.requests)) == (2, 3)
+
+
+@BOTH_WAYS
+async def test_a_refusal_is_an_answer(fail: Fail) -> None:
+    """Whatever is said with a status was answered, on a kept connection as on a new one."""
+    async with answering(Reply.json(500, {})) as engine, HttpClient(engine.url) as client:
+        for _ in range(2):
+            error = await fail(client)
+
+            assert (error.answered, error.stale_connection) == (True, False)
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -483,7 +593,58 @@ async def test_long_lived_connections_hold_no_answers() -> None:
         assert sum(isinstance(thing, aiohttp.ClientResponse) for thing in gc.get_objects()) <= 1
 
 
-@pytest.mark.parametrize("answered", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"], ids=["no head", "body"])
+def never_found(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a host whose name is looked up for ever."""
+
+    async def look_up(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(loop, "getaddrinfo", look_up)
+    return "http://engine:8080"
+
+
+@contextmanager
+def full() -> Iterator[str]:
+    """The URL of a port where nobody takes connections and no more of them can wait."""
+    with ExitStack() as sockets:
+        listening = sockets.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("where", ["name", "TCP"])
+def test_connecting_takes_too_long(where: str, fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking the name up and connecting may take `connect` seconds; then the replica is unreachable."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with nullcontext(never_found(loop, monkeypatch)) if where == "name" else full() as url:
+            async with HttpClient(url, HttpConfig(connect=3)) as client:
+                error = await fail(client)
+
+        assert (type(error), error.detail, error.phase) == (PoolUnavailable, "unreachable", "connect")
+        assert (error.answered, error.stale_connection) == (False, False)
+        assert "it took too long to connect" in error.message
+        assert loop.time() == pytest.approx(3, abs=0.1)
+
+    run_virtual(main())
+
+
+SILENCES = {
+    "no head": b"",
+    "in the head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "no body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+    "in the body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("answered", SILENCES.values(), ids=SILENCES)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_silent_engine(answered: bytes, method: str) -> None:
     """An engine that falls silent before its answer is whole is a `DecodeTimeout` after `sock_idle` seconds."""
@@ -596,6 +757,48 @@ async def test_no_call_waits_for_a_connection() -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
 
         assert engine.connections_made == 111
+
+
+async def test_open_streams_starve_nobody() -> None:
+    """With 1,000 streams open a health check is answered at once (battery 27, pool_starvation)."""
+    asyncio.get_running_loop().set_debug(False)  # it would note where each of them was opened
+    script = {GET: Reply.json(200, {"status": "ok"}), POST: Reply.sse([{"n": 0}], hang=True)}
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url) as client, AsyncExitStack() as open_streams:
+        for _ in range(1000):
+            events = await open_streams.enter_async_context(client.stream("/tasks", {}, ANYTHING))
+            await anext(events)
+        begun = time.perf_counter()
+        assert (await client.request("GET", "/health")).decode(HEALTH, "the health") == Health("ok")
+        took = time.perf_counter() - begun
+
+        assert took < 0.2
+        assert engine.open_connections == 1001
+
+
+def test_each_client_keeps_its_own_limits() -> None:
+    """ORCH-3612: clients that share a session each have the limits of their own pool."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        script = {GET: Reply.json(200, "x" * 100), POST: Reply.silence()}
+        strict, mild = HttpConfig(sock_idle=10, max_body=50), HttpConfig(sock_idle=40, max_body=500)
+        async with (
+            LoopbackEngine(script) as engine,
+            HttpClient(engine.url, strict) as first,
+            HttpClient(engine.url, mild) as second,
+        ):
+            assert (await failure(first)).detail == "too_large"
+            assert (await second.request("GET", "/health")).status == 200
+            begun = loop.time()
+            waiting = asyncio.create_task(failure(second, "POST", "/tasks"))
+            assert isinstance(await failure(first, "POST", "/tasks"), DecodeTimeout)
+            assert loop.time() - begun == pytest.approx(10, abs=1)
+            assert isinstance(await waiting, DecodeTimeout)
+            assert loop.time() - begun == pytest.approx(40, abs=1)
+
+            assert [shared.borrowers for shared in _session._sessions.values()] == [2]
+
+    run_virtual(main())
 
 
 async def test_a_large_request_body() -> None:

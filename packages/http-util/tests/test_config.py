@@ -1,6 +1,7 @@
 """The limits of a client, and the addresses and keys it refuses."""
 
 import secrets
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ class Accepted(NamedTuple):
     url: str
     becomes: str
     with_key: bool = False
-    switches: dict[str, bool] = {}
+    switches: dict[str, Any] = {}
 
 
 class Refused(NamedTuple):
@@ -28,8 +29,10 @@ class Refused(NamedTuple):
     message: str
     with_key: bool = False
     mended: Accepted | None = None
+    switches: dict[str, Any] = {}
 
 
+INSECURE = {"insecure_tls": True}
 LINK_LOCAL = {"allow_link_local": True}
 PLAINTEXT = {"allow_plaintext_key": True}
 GIVE = "give http://HOST:PORT or https://HOST:PORT"
@@ -47,6 +50,12 @@ ACCEPTED = [
     Accepted("http://127.1", "http://127.1", with_key=True),
     Accepted("http://[::1]", "http://[::1]", with_key=True),
     Accepted("http://[::ffff:127.0.0.1]", "http://[::ffff:127.0.0.1]", with_key=True),
+    Accepted("https://localhost:8443", "https://localhost:8443", switches=INSECURE),
+    Accepted("https://127.8.8.8", "https://127.8.8.8", switches=INSECURE),
+    Accepted("https://[::1]", "https://[::1]", with_key=True, switches=INSECURE),
+    Accepted("http://engine", "http://engine", switches=INSECURE),
+    Accepted("http://100.100.100.201", "http://100.100.100.201"),
+    Accepted("http://[fd00:ec2::253]", "http://[fd00:ec2::253]"),
 ]
 
 
@@ -55,6 +64,24 @@ def link_local(shown: str, url: str) -> Refused:
         url,
         f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it",
         mended=Accepted(url, url, switches=LINK_LOCAL),
+    )
+
+
+def metadata(shown: str, url: str) -> Refused:
+    return Refused(
+        url,
+        f"url {shown} is a cloud's metadata; set http.allow_link_local = true if you mean it",
+        mended=Accepted(url, url, switches=LINK_LOCAL),
+    )
+
+
+def unchecked(url: str) -> Refused:
+    return Refused(
+        url,
+        f"url {url} would be trusted unseen by http.insecure_tls; "
+        "name its certificate authority in http.ca_file, or set http.allow_insecure_remote = true",
+        mended=Accepted(url, url, switches={**INSECURE, "allow_insecure_remote": True}),
+        switches=INSECURE,
     )
 
 
@@ -105,6 +132,17 @@ REFUSED = [
     link_local("http://fe80::1", "http://[fe80::1]"),
     link_local("http://fe80::1%eth0", "http://[fe80::1%eth0]"),
     link_local("http://::ffff:169.254.169.254", "http://[::ffff:169.254.169.254]"),
+    metadata("http://fd00:ec2::254", "http://[fd00:ec2::254]"),
+    metadata("http://fd00:ec2::254%eth0", "http://[fd00:ec2::254%eth0]"),
+    metadata("http://fd20:ce::254", "http://[fd20:ce::254]"),
+    metadata("http://100.100.100.200", "http://100.100.100.200"),
+    metadata("http://1684301000", "http://1684301000"),
+    metadata("http://::ffff:100.100.100.200", "http://[::ffff:100.100.100.200]"),
+    metadata("https://192.0.0.192", "https://192.0.0.192"),
+    unchecked("https://engine"),
+    unchecked("https://10.0.0.7"),
+    unchecked("https://localhost.example"),
+    unchecked("https://0.0.0.0"),
     plaintext("http://engine"),
     plaintext("http://10.0.0.7"),
     plaintext("http://localhost.example"),
@@ -117,8 +155,7 @@ def url_of(given: Accepted | Refused) -> str:
 
 
 def checked(given: Accepted | Refused) -> str:
-    switches = given.switches if isinstance(given, Accepted) else {}
-    return check_url(given.url, HttpConfig(**switches), with_key=given.with_key)
+    return check_url(given.url, HttpConfig(**given.switches), with_key=given.with_key)
 
 
 @pytest.mark.parametrize("given", ACCEPTED, ids=url_of)
@@ -177,9 +214,23 @@ def test_an_empty_key_is_refused() -> None:
 
 def test_overrides() -> None:
     """A pool's http table goes over what follows from its timeouts."""
-    config = HttpConfig.of({"max_body": 4096, "sock_idle": 5}, Timeouts(connect=0.5))
+    table = {"max_body": 4096, "sock_idle": 5, "http_version": "1.1", "ca_file": "/etc/ca.pem"}
+    config = HttpConfig.of(table, Timeouts(connect=0.5))
 
-    assert config == HttpConfig(connect=0.5, sock_idle=5.0, max_body=4096)
+    assert config == HttpConfig(
+        connect=0.5, sock_idle=5.0, max_body=4096, http_version="1.1", ca_file=Path("/etc/ca.pem")
+    )
+
+
+def test_what_is_configured_by_default() -> None:
+    """Nothing is switched off unless somebody does it: certificates and addresses are checked."""
+    config = HttpConfig()
+
+    assert (config.http_version, config.ca_file) == ("auto", None)
+    assert not config.insecure_tls
+    assert not config.allow_insecure_remote
+    assert not config.allow_link_local
+    assert not config.allow_plaintext_key
 
 
 @pytest.mark.parametrize(
@@ -201,6 +252,13 @@ def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: 
     [
         ({"max_bdoy": 1}, "Object contains unknown field `max_bdoy`"),
         ({"max_body": "8M"}, "Expected `int`, got `str` - at `$.max_body`"),
+        ({"ca_file": 7}, "expected str, bytes or os.PathLike object, not int - at `$.ca_file`"),
+        ({"http_version": "3"}, "Invalid enum value '3' - at `$.http_version`"),
+        ({"http_version": "2"}, 'http.http_version "2" is not spoken yet; give "auto" or "1.1"'),
+        (
+            {"insecure_tls": True, "ca_file": "/etc/ca.pem"},
+            "http.insecure_tls switches http.ca_file off; give one of them",
+        ),
         ({"connect": 0}, "http.connect is 0.0; give seconds, above 0"),
         ({"connect": -1.5}, "http.connect is -1.5; give seconds, above 0"),
         ({"sock_idle": float("nan")}, "http.sock_idle is nan; give seconds, above 0"),

@@ -1,6 +1,7 @@
 """From HTTP to the boundary: statuses, bodies, headers and exceptions, each in one table."""
 
 import errno
+import json
 import os
 import secrets
 import socket
@@ -14,6 +15,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http import HttpProcessingError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_orch_adapter_api import (
@@ -28,6 +30,8 @@ from llama_orch_adapter_api import (
 from llama_orch_adapter_testkit import captures
 from llama_orch_http_util import ErrorObject, error_in_stream
 from llama_orch_http_util._errors import (
+    BrokenConnection,
+    StaleConnection,
     error_of_exception,
     error_of_status,
     not_a_stream,
@@ -220,7 +224,7 @@ def test_an_error_object_without_words() -> None:
         ("x" * 300, "x" * 300),
         ("x" * 301, "x" * 299 + "…"),
         ("bad 'input': 'a prompt'", "bad"),
-        ('{"msg":"bad","input": "a prompt"}', '{"msg":"bad",'),
+        ('{"msg":"bad","input": "a prompt"}', ""),
         ("bad 'input' : a prompt", "bad"),
     ],
 )
@@ -385,6 +389,8 @@ FAILURES = [
         f"the connection broke ({os.strerror(errno.ECONNRESET)})",
     ),
     Failure(BrokenPipeError(errno.EPIPE, CANARY), RESET, f"the connection broke ({os.strerror(errno.EPIPE)})"),
+    Failure(StaleConnection(CANARY), RESET, "the kept connection was closed (StaleConnection) · engine:8080 · send it"),
+    Failure(BrokenConnection(CANARY), RESET, "the connection broke (BrokenConnection)"),
     Failure(aiohttp.ServerTimeoutError(CANARY), RESET, "the connection broke (ServerTimeoutError)"),
     Failure(aiohttp.InvalidURL(f"http://engine?key={CANARY}"), NONSENSE, "the request failed (InvalidURL)"),
     Failure(aiohttp.ClientError(CANARY), NONSENSE, "the request failed (ClientError)"),
@@ -406,6 +412,78 @@ def test_failures_of_the_transport(failure: Failure) -> None:
     assert f" · {WHERE} · " in error.message
     assert error.phase == failure.phase
     assert CANARY not in error.message
+
+
+def told_by_openssl(kind: type[ssl.SSLError], **facts: str) -> ssl.SSLError:
+    """An error as OpenSSL's binding makes it: with what it was, by name."""
+    error = kind(1, CANARY)
+    vars(error).update(facts)
+    return error
+
+
+DISAGREES = "check that it speaks TLS, 1.2 or later, on this port"
+HANDSHAKES = [
+    Failure(
+        told_by_openssl(ssl.SSLError, reason="NO_SHARED_CIPHER"), TLS, "the TLS handshake failed (NO_SHARED_CIPHER)"
+    ),
+    Failure(told_by_openssl(ssl.SSLEOFError, reason="UNEXPECTED_EOF_WHILE_READING"), UNREACHABLE, "the TLS handshake"),
+    Failure(told_by_openssl(ssl.SSLZeroReturnError, reason="ZERO_RETURN"), UNREACHABLE, "the TLS handshake failed"),
+    Failure(told_by_openssl(ssl.SSLSyscallError, reason="SYSCALL"), UNREACHABLE, "the TLS handshake failed (SYSCALL)"),
+]
+
+
+@pytest.mark.parametrize("failure", HANDSHAKES, ids=lambda failure: type(failure.error).__name__)
+def test_handshakes(failure: Failure) -> None:
+    """A handshake that broke may be tried again; one whose sides do not agree may not."""
+    error = error_of_exception(aiohttp.ClientConnectorSSLError(KEY, failure.error), WHERE, "first_token")
+
+    assert (type(error), error.detail, error.phase) == (*failure.meaning, "connect")
+    assert error.message.startswith(failure.says)
+    assert error.message.endswith(DISAGREES) == (failure.meaning == TLS)
+    assert CANARY not in error.message
+
+
+def test_why_a_certificate_is_not_trusted() -> None:
+    """OpenSSL's reason is told, as safe as an engine's words."""
+    inner = told_by_openssl(ssl.SSLCertVerificationError, verify_message="a\x1bb.", reason="CERTIFICATE_VERIFY_FAILED")
+    error = error_of_exception(aiohttp.ClientConnectorCertificateError(KEY, inner), WHERE, "first_token")
+
+    assert error.message.startswith(r"its certificate is not trusted (a\x1bb) · ")
+    assert error.detail == "tls"
+
+
+def begun_inside_the_head() -> BrokenConnection:
+    error = BrokenConnection()
+    error.begun = True
+    return error
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize(
+    ("failure", "whatever_the_head"),
+    [
+        (aiohttp.ClientConnectorError(KEY, REFUSED), False),
+        (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(socket.EAI_NONAME, CANARY)), False),
+        (aiohttp.ConnectionTimeoutError(), False),
+        (aiohttp.ClientConnectorSSLError(KEY, told_by_openssl(ssl.SSLError, reason="NO_SHARED_CIPHER")), False),
+        (aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError(1, CANARY)), False),
+        (aiohttp.ClientResponseError(REQUEST, ()), True),
+        (HttpProcessingError(), True),
+        (begun_inside_the_head(), True),
+        (BrokenConnection(), None),
+        (StaleConnection(), None),
+        (aiohttp.SocketTimeoutError(), None),
+        (aiohttp.ClientOSError(errno.ECONNRESET, CANARY), None),
+        (aiohttp.ClientPayloadError(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whether_a_byte_of_the_answer_was_seen(failure: Exception, whatever_the_head: bool | None, head: bool) -> None:
+    """`answered` is False for what fails in connecting, True for half a head; else it is whether the head had come."""
+    error = error_of_exception(failure, WHERE, "first_token", head=head)
+
+    assert error.answered == (head if whatever_the_head is None else whatever_the_head)
+    assert error.stale_connection == isinstance(failure, StaleConnection)
 
 
 def test_silence_in_mid_stream() -> None:
@@ -503,3 +581,19 @@ def test_raised_from_none_nothing_is_told(failure: Failure) -> None:
         raise_as_the_client_does(failure.error)
 
     assert CANARY not in printed(caught.value)
+
+
+TOLD = [
+    ("Failed to parse messages: Missing 'role' in message: {'rol':'user','content':'PRIVATE'}", "bad_request"),
+    ("image input is not supported - hint: if this is unexpected, provide the mmproj", "unsupported"),
+]
+
+
+@pytest.mark.parametrize(("words", "detail"), TOLD)
+def test_llama_cpp_answers_500_to_what_it_should_refuse(words: str, detail: str) -> None:
+    """A request that cannot be served is the caller's matter, no engine's fault, and is not repeated in the message."""
+    body = json.dumps({"error": {"code": 500, "message": words.replace("'", '"'), "type": "server_error"}}).encode()
+    error = error_of_status(500, {}, body, WHERE)
+
+    assert (type(error), error.detail, error.retriable, error.engine_fault) == (AdapterError, detail, False, False)
+    assert "PRIVATE" not in str(error)

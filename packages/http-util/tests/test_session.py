@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import aiohttp
 import pytest
 from llama_orch_adapter_testkit import LoopbackEngine, Reply
-from llama_orch_http_util import HttpClient, _session
+from llama_orch_http_util import HttpClient, HttpConfig, _session
+from llama_orch_http_util._http1 import Http1
 from llama_orch_http_util._session import RECEIVE_BUFFER, SharedSession, borrow, give_back
 
 OK = {("GET", "/health"): Reply.json(200, {})}
@@ -81,15 +82,15 @@ async def test_a_new_session_while_the_old_one_closes() -> None:
     async with LoopbackEngine(OK) as engine:
         client = HttpClient(engine.url)
         await client.request("GET", "/health")
-        old = client._session()
+        (old,) = _session._sessions.values()
         closing = asyncio.create_task(client.aclose())
         await asyncio.sleep(0)
         assert not closing.done()
         new = borrow()
         await closing
 
-        assert new.session is not old
-        assert (old.closed, new.session.closed) == (True, False)
+        assert new is not old
+        assert (old.session.closed, new.session.closed) == (True, False)
         await give_back(new)
 
 
@@ -114,11 +115,11 @@ def test_each_loop_has_its_own() -> None:
 
 def test_one_client_on_two_loops() -> None:
     """A client that is used on a second loop uses that loop's session, not the first one's (ORCH-3610)."""
-    client = HttpClient("http://127.0.0.1:9")
+    transport = Http1("http://127.0.0.1:9", HttpConfig(), reuse_after_stream=True)
 
     async def session() -> aiohttp.ClientSession:
-        used = client._session()
-        await client.aclose()
+        used = transport.session()
+        await transport.aclose()
         return used
 
     assert asyncio.run(session()) is not asyncio.run(session())

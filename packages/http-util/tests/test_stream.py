@@ -6,13 +6,14 @@ import json
 import tracemalloc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
 from llama_orch_adapter_api import AdapterError, DecodeTimeout, PoolUnavailable, WorkerError, WorkerReset
 from llama_orch_adapter_testkit import Capture, LoopbackEngine, Reply, captures, run_virtual, sse_cuts
 from llama_orch_http_util import EventStream, HttpClient, HttpConfig, StreamRequest
+from llama_orch_http_util._http1 import Http1Answer
 
 from .sse_reference import parse  # type: ignore[import-not-found]  # test folders are no packages
 
@@ -108,6 +109,39 @@ async def test_no_list_is_empty() -> None:
     ]
     async with answering(Reply.sse(payloads)) as engine, HttpClient(engine.url) as client, ask(client) as events:
         assert [batch async for batch in events] == [[Piece(0)], [Piece(1)]]
+
+
+TOGETHER = b'data: {"n":0}\n\ndata: {"n":1}\n\ndata: {"n":2}\n\n'
+
+
+async def test_events_one_at_a_time() -> None:
+    """`each` gives the events singly, in order, to the end of the stream and no further."""
+    async with answering(in_one_piece(TOGETHER)) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert [event async for event in events.each()] == [Piece(0), Piece(1), Piece(2)]
+        assert [event async for event in events.each()] == []
+
+
+async def test_singly_and_in_lists() -> None:
+    """Nothing is lost between the two ways: what one leaves of a list the other gives next."""
+    async with answering(in_one_piece(TOGETHER * 2)) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        async for event in events.each():
+            assert event == Piece(0)
+            break
+        assert await anext(events.each()) == Piece(1)
+
+        assert [batch async for batch in events] == [[Piece(2), Piece(0), Piece(1), Piece(2)]]
+
+
+async def test_a_failure_comes_after_single_events() -> None:
+    """Singly too, the good events of a chunk come before the bad one."""
+    body = b'data: {"n":0}\n\ndata: {"n":1}\n\ndata: bad JSON\n\n'
+    async with answering(in_one_piece(body)) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        singly = events.each()
+
+        assert [await anext(singly), await anext(singly)] == [Piece(0), Piece(1)]
+        for _ in range(2):
+            with pytest.raises(AdapterError, match="is not understood"):
+                await anext(singly)
 
 
 async def test_null_is_passed_over() -> None:
@@ -286,10 +320,11 @@ async def test_a_slow_reader_loses_nothing_of_a_broken_stream(reset: bool) -> No
     async with answering(reply) as engine, HttpClient(engine.url) as client:
         with pytest.raises(WorkerReset):
             async with ask(client) as events:
+                content = cast("Http1Answer", events._answer)._content
                 async for batch in events:
                     seen += [piece.n for piece in batch]
                     going.set()
-                    while events._content.exception() is None:  # the rest comes, and the break, while nobody reads
+                    while content.exception() is None:  # the rest comes, and the break, while nobody reads
                         await asyncio.sleep(0)
 
     assert seen == list(range(6))
@@ -495,11 +530,12 @@ def test_a_slow_stream_is_not_a_silent_one() -> None:
     [
         (Reply.json(200, {"choices": []}), "application/json"),
         (in_one_piece(b"<html>", content_type="text/html; charset=utf-8"), "text/html; charset=utf-8"),
+        (in_one_piece(b"", content_type="text/event-stream-of-mine"), "text/event-stream-of-mine"),
         (in_one_piece(b"", content_type="text/\u202eplain"), r"text/\u202eplain"),
         (in_one_piece(b"", content_type="x/" + "y" * 4000), "x/" + "y" * 297 + "…"),
         (Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "no type"),
     ],
-    ids=["JSON", "HTML", "bidi character", "long", "none"],
+    ids=["JSON", "HTML", "longer", "bidi character", "long", "none"],
 )
 async def test_an_answer_that_is_no_stream(reply: Reply, told: str) -> None:
     """A good answer that is no event stream is refused by its type."""
@@ -516,6 +552,75 @@ async def test_content_types_of_streams(kind: str) -> None:
     reply = in_one_piece(b'data: {"n":0}\n\n', content_type=kind)
     async with answering(reply) as engine, HttpClient(engine.url) as client:
         assert await read(client) == [0]
+
+
+NDJSON_NAMES = ["x-ndjson", "ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines"]
+
+
+def lines(body: bytes, *, kind: str = "application/x-ndjson", ended: bool = True) -> Reply:
+    """An answer in lines of JSON; its end is told by its length, or by its connection."""
+    if ended:
+        return in_one_piece(body, content_type=kind)
+    return Reply.raw(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode() + body)
+
+
+@pytest.mark.parametrize("name", [*NDJSON_NAMES, "X-NDJSON; charset=utf-8"])
+async def test_lines_of_json(name: str) -> None:
+    """An answer in lines of JSON, whatever the type is called, is a stream of events like any other."""
+    reply = lines(b'{"n":0}\n{"n":1}\r\n\n{"n":2}\n', kind=f"application/{name}")
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0, 1, 2]
+        assert await read(client) == [0, 1, 2]
+
+        assert engine.connections_made == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_last_line_without_an_end(ended: bool) -> None:
+    """The end of the body ends its last line."""
+    async with answering(lines(b'{"n":0}\n{"n":1}', ended=ended)) as engine, HttpClient(engine.url) as client:
+        assert await read(client) == [0, 1]
+
+
+async def test_half_a_last_line() -> None:
+    """A body that ends inside a line was cut: a `WorkerReset`, after the events that came."""
+    async with answering(lines(b'{"n":0}\n{"n":', ended=False)) as engine, HttpClient(engine.url) as client:
+        numbers, error = await broken(client)
+
+    assert numbers == [0]
+    assert (type(error), error.detail, error.phase) == (WorkerReset, "truncated", "decode")
+    assert "inside an event (5 bytes of it had come)" in error.message
+
+
+async def test_a_broken_connection_between_lines() -> None:
+    """What waits when the connection breaks is no event, though it would read as one."""
+    begun = b'HTTP/1.1 200 OK\r\nContent-Type: application/jsonl\r\nContent-Length: 99\r\n\r\n{"n":0}\n{"n":1}'
+    async with answering(Reply.raw(begun)) as engine, HttpClient(engine.url) as client:
+        numbers, error = await broken(client)
+
+    assert numbers == [0]
+    assert (type(error), error.phase) == (WorkerReset, "decode")
+
+
+async def test_a_bad_line() -> None:
+    """A line that is not what was asked for, or over its bound, is refused after the good ones before it."""
+    config = HttpConfig(max_line=50)
+    replies = [lines(b'{"n":0}\nbad\n{"n":1}\n'), lines(b'{"n":0}\n{"n":1,"t":"%b"}\n{"n":2}\n' % (b"x" * 50))]
+    async with answering(*replies) as engine, HttpClient(engine.url, config) as client:
+        for detail in ("decode", "too_large"):
+            numbers, error = await broken(client)
+
+            assert numbers == [0]
+            assert (type(error), error.detail) == (AdapterError, detail)
+
+
+async def test_the_version_of_a_stream() -> None:
+    """A stream tells which HTTP its engine speaks."""
+    old = Reply.raw(b'HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {"n":0}\n\n')
+    async with answering(Reply.sse([DONE]), old) as engine, HttpClient(engine.url) as client:
+        for version in ("1.1", "1.0"):
+            async with ask(client) as events:
+                assert events.http_version == version
 
 
 async def test_a_refused_stream() -> None:

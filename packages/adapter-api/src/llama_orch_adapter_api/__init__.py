@@ -11,6 +11,7 @@ from ._errors import (
     WorkerError,
     WorkerReset,
 )
+from ._escapes import one_line
 from ._events import Embedding, End, Error, Metrics, Score, Started, Token, TokenEvent, WireEvent
 from ._hooks import (
     API_VERSION,
@@ -29,7 +30,7 @@ from ._hooks import (
 )
 from ._logs import RedactingFilter, get_logger
 from ._props import Capabilities, WorkerHealth, WorkerProps
-from ._redact import Secret, one_line, redact
+from ._redact import Secret, redact
 from ._schema import json_schemas
 from ._task import Grammar, ImagePart, JsonSchema, Message, Sampling, TaskRequest, TextPart, Tool, ToolCall
 

@@ -3,70 +3,128 @@
 import logging
 import traceback
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
-from ._redact import one_line, redact
+from ._escapes import one_line
+from ._redact import REDACTED, redact
+from ._redact_patterns import tells
 
 
 class RedactingFilter(logging.Filter):
-    """Makes a record safe before any handler sees it: one line, no secret, in message, arguments, extras and traceback.
+    """Makes a record safe before any handler sees it: no secret in message, arguments, extras and traceback.
 
-    The record keeps its facts as redacted text; arguments are merged into the message.
+    The record becomes one line, whatever formats it: arguments, traceback and stack are merged into the message, where
+    it is not a mapping (which JSON formatters take for fields). Extras keep their shape, as far as they are numbers,
+    texts, mappings and sequences of these; all else becomes text.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always lets the record pass, changed."""
-        record.msg = one_line(redact(_message(record)))
-        record.args = None
-        if record.exc_info:
-            record.exc_text = _trace(record.exc_info[1])
-            record.exc_info = None
-        elif record.exc_text:
-            record.exc_text = one_line(redact(record.exc_text, keep_end=True))
-        if record.stack_info:
-            record.stack_info = one_line(redact(record.stack_info, keep_end=True))
-        for name in record.__dict__.keys() - _OWN:
-            record.__dict__[name] = _redacted(record.__dict__[name])
+        """Always lets the record pass, changed. Never raises."""
+        try:
+            _make_safe(record)
+        except Exception as error:  # noqa: BLE001  # whoever logs is not to pay for an object that cannot be printed
+            own = {name: value for name, value in record.__dict__.items() if name in _OWN}
+            record.__dict__.clear()
+            record.__dict__.update(own, msg=_unprintable(error), **_NO_TRACE)
         return True
 
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 """What every record has; all else was given as `extra`."""
 
+_NO_TRACE: dict[str, Any] = {"args": None, "exc_info": None, "exc_text": None, "stack_info": None}
+
+_NAMES = ("threadName", "processName", "taskName")
+"""Names that others give, and formatters print."""
+
+_DEEPEST = 4
+"""Levels of an extra that keep their shape; what lies deeper becomes text."""
+
+_WIDEST = 64
+"""Entries of a mapping or sequence in an extra that are kept."""
+
+
+def _make_safe(record: logging.LogRecord) -> None:
+    for name in _NAMES:
+        if isinstance(given := record.__dict__.get(name), str):
+            record.__dict__[name] = _safe(given)
+    for name in record.__dict__.keys() - _OWN:
+        value = record.__dict__.pop(name)
+        record.__dict__[_safe(name)] = _kept(name, value)
+    traces = [_safe(text, keep_end=True) for text in (_trace(record), record.stack_info) if text]
+    if isinstance(record.msg, Mapping) and not record.args:
+        fields = _mapping(record.msg, 0)
+        record.msg = {**fields, "traceback": traces} if traces else fields
+    else:
+        record.msg = " · ".join([_safe(_message(record)), *traces])
+    record.__dict__.update(_NO_TRACE)
+
+
+def _safe(text: str, *, keep_end: bool = False) -> str:
+    return one_line(redact(text, keep_end=keep_end))
+
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception as error:  # noqa: BLE001  # a wrong format string must not take the caller down
-        return f"a log message could not be formatted ({type(error).__name__})"
+        return _unprintable(error)
 
 
-def _trace(error: BaseException | None) -> str:
-    """A traceback on one line. Of a long one the end is kept, where the error is."""
-    return one_line(redact("".join(traceback.format_exception(error)), keep_end=True))
+def _unprintable(error: Exception) -> str:
+    return f"a log message could not be formatted ({type(error).__name__})"
 
 
-def _redacted(value: Any, depth: int = 0) -> Any:  # noqa: ANN401  # extras are whatever the caller gave
+def _trace(record: logging.LogRecord) -> str | None:
+    """The traceback with all that belongs to it: causes, groups, notes."""
+    if record.exc_info:
+        return "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
+    return record.exc_text
+
+
+def _kept(name: str, value: Any, depth: int = 0) -> Any:  # noqa: ANN401  # extras are whatever the caller gave
+    """What is kept of a value that stands under this name."""
     match value:
-        case bool() | int() | float() | None:
+        case None | bool():
             return value
+        case int() | float():
+            return REDACTED if tells(name, of_a_number=True) else value
+        case _ if tells(name):
+            return REDACTED
         case str():
-            return one_line(redact(value))
-        case Mapping() if depth < _DEEPEST:
-            return {one_line(redact(str(name))): _redacted(inner, depth + 1) for name, inner in value.items()}
-        case list() | tuple() | set() | frozenset() if depth < _DEEPEST:
-            return [_redacted(inner, depth + 1) for inner in value]
-        case _:
-            return one_line(redact(repr(value)))
+            return _safe(value)
+    return _shape(value, depth + 1) if depth < _DEEPEST else _safe(_text(value))
 
 
-_DEEPEST = 4
-"""Levels of an extra that are kept as they are; what lies deeper becomes text."""
+def _shape(value: object, depth: int) -> Any:  # noqa: ANN401  # as above
+    match value:
+        case Mapping():
+            return _mapping(value, depth)
+        case (str() | bytes() as header, inner) if isinstance(value, tuple):  # as aiohttp keeps headers
+            return [_kept("", header, depth), _kept(header if isinstance(header, str) else repr(header), inner, depth)]
+        case list() | tuple() | set() | frozenset():
+            return [_kept("", inner, depth) for inner in islice(value, _WIDEST)]
+    return _safe(_text(value))
+
+
+def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    pairs = ((name if isinstance(name, str) else _text(name), inner) for name, inner in value.items())
+    return {_safe(name): _kept(name, inner, depth) for name, inner in islice(pairs, _WIDEST)}
+
+
+def _text(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001  # as in `filter`
+        return f"a {type(value).__name__} that cannot be printed ({type(error).__name__})"
+
+
+_FILTER = RedactingFilter()
 
 
 def get_logger(name: str) -> logging.Logger:
     """The logger of that name with the filter installed: what our own packages log through."""
     logger = logging.getLogger(name)
-    if not any(isinstance(each, RedactingFilter) for each in logger.filters):
-        logger.addFilter(RedactingFilter())
+    logger.addFilter(_FILTER)  # which installs it once
     return logger

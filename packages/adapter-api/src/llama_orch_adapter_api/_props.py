@@ -1,10 +1,11 @@
 """What a replica is, and how it is."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
+from ._errors import WorkerError
 from ._task import Workload
 
 State = Literal["ready", "loading", "busy", "down"]
@@ -21,6 +22,12 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     ready: bool
     state: State
     detail: str = ""
+
+    @classmethod
+    def of(cls, error: WorkerError) -> Self:
+        """The health of a replica whose answer to the question was this error."""
+        state: State = "loading" if error.detail == "loading" else "down"
+        return cls(live=error.detail != "unreachable", ready=False, state=state, detail=error.message)
 
 
 class Capabilities(msgspec.Struct, frozen=True):

@@ -1,26 +1,33 @@
 """What must not be seen, and how it is kept out of every text that leaves: messages, logs, tracebacks.
 
-Two nets. First every `Secret` that is alive, in the forms in which it travels: as it is, URL-encoded, in base64 and as
-JSON escapes it. Then patterns for secrets that nobody declared: headers, keys of known shapes, user and query of a
-URL. The patterns are linear: their repeats are bounded, and a text is capped before the first of them sees it.
+Two nets. First every `Secret` that is alive: as it is or in base64, in the text as it reads and with up to two layers
+of escapes undone, so that it does not matter who escaped it for a URL, JSON or a repr, and which characters they chose.
+Then the patterns of secrets that nobody declared. What either finds is marked in one text, and the marks are joined
+before anything is replaced: secrets that overlap or contain each other leave no rest.
 """
 
 import base64
-import json
-import re
-from typing import NoReturn, Self
-from urllib.parse import quote, quote_plus
-from weakref import WeakSet
+import string
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn, Self
+from weakref import ref
+
+from . import _redact_patterns
+from ._escapes import one_line, unescaped
 
 REDACTED = "[redacted]"
 
 CAP = 8 * 1024
-"""Characters of a text that are looked at, and kept."""
+"""Characters of a text that are kept."""
 
 _SHORTEST = 4
 """Characters of the shortest secret that is looked for: a shorter one would be found everywhere."""
 
-_alive: "WeakSet[Secret]" = WeakSet()
+_LONG = 8
+"""From so many characters on a secret is found within a word, and each line of one by itself; a shorter one is not."""
+
+_ESCAPED = 20
+"""Characters that one may become under two layers of escapes."""
 
 
 class Secret:
@@ -28,14 +35,14 @@ class Secret:
 
     It prints as `[redacted]` in repr, str and format. It refuses JSON (an encoder's `enc_hook=str` or `default=str`
     writes `[redacted]`) and pickle, whose reader would take `[redacted]` for the key. It is compared and hashed by
-    identity; a copy of it is itself. As long as it lives, `redact` finds it in any text.
+    identity; a copy of it is itself. As long as it lives, `redact` finds it in any text, unless it has fewer than four
+    characters.
     """
 
-    __slots__ = ("__weakref__", "_forms", "_value")
+    __slots__ = ("__weakref__", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
-        self._forms = _forms(value)
         _alive.add(self)
 
     def reveal(self) -> str:
@@ -58,78 +65,174 @@ class Secret:
         raise TypeError("a Secret is not pickled; pass its reference (env or file) instead")
 
 
-def _forms(value: str) -> tuple[str, ...]:
-    """How a secret may stand in a text, the longest first."""
-    if len(value) < _SHORTEST:
-        return ()
-    encoded = {quote(value, safe=""), quote_plus(value), quote(value), json.dumps(value)[1:-1]}
-    lower = {re.sub("%[0-9A-F]{2}", lambda hit: hit[0].lower(), form) for form in encoded}
-    utf8 = json.dumps(value, ensure_ascii=False)[1:-1]
-    return tuple(sorted({value, utf8, *encoded, *lower, *_in_base64(value.encode())}, key=len, reverse=True))
+class _Needle(NamedTuple):
+    """A text to look for: anywhere, only as a whole word, or as base64, whose first and last group it shares."""
+
+    text: str
+    whole: bool = False
+    base64: bool = False
 
 
-def _in_base64(value: bytes) -> set[str]:
-    """The base64 of a secret within something longer: it begins at one of three places in a group of four.
+class _Alive:
+    """The secrets that are alive, held weakly, and what to look for because of them.
 
-    What shares a character with a neighbour is left out.
+    Threads may make secrets and drop them, and the collector may drop them at any moment: each step here is a single
+    one of the interpreter's, so that no lock is needed.
     """
-    forms: set[str] = set()
+
+    def __init__(self) -> None:
+        self._secrets: dict[ref[Secret], None] = {}
+        self._change = object()
+        self._known: tuple[object, tuple[_Needle, ...], int] = (self._change, (), 0)
+
+    def add(self, secret: Secret) -> None:
+        self._secrets[ref(secret, self._drop)] = None
+        self._change = object()
+
+    def _drop(self, secret: ref[Secret]) -> None:
+        self._secrets.pop(secret, None)
+        self._change = object()
+
+    def needles(self) -> tuple[tuple[_Needle, ...], int]:
+        """What to look for, and the length of the longest."""
+        change, needles, longest = self._known
+        if change is not self._change:
+            change = self._change  # read before the secrets: what comes later changes it again
+            values = {secret.reveal() for each in self._secrets.copy() if (secret := each()) is not None}
+            needles = tuple({needle: None for value in values for needle in _needles(value)})
+            longest = max((len(needle.text) for needle in needles), default=0)
+            self._known = (change, needles, longest)
+        return needles, longest
+
+
+_alive = _Alive()
+
+
+def _needles(value: str) -> Iterator[_Needle]:
+    if len(value) < _SHORTEST or value in REDACTED:
+        return
+    for written in {value, value.replace(" ", "+"), one_line(value)}:  # as forms and queries write it, and we do
+        yield _Needle(written, whole=len(value) < _LONG)
+        yield _Needle(_bytes(written).decode("latin-1"), whole=len(value) < _LONG)  # escaped, or misread, byte by byte
+    for line in value.splitlines():  # a traceback and a YAML file indent them
+        if _LONG <= len(line.strip()) < len(value):
+            yield _Needle(line.strip())
+    yield from _in_base64(_bytes(value))
+
+
+def _bytes(value: str) -> bytes:
+    return value.encode(errors="surrogatepass")
+
+
+def _in_base64(data: bytes) -> Iterator[_Needle]:
+    """The base64 of a secret, alone or within something longer, where it begins at one of three places in a group."""
     for before in range(3):
-        whole = (before + len(value)) // 3 * 3  # bytes in full groups
-        text = base64.b64encode(bytes(before) + value)[: whole * 4 // 3]
-        core = text[(4 if before else 0) :].decode()
-        if len(core) >= _SHORTEST * 2:
-            forms |= {core, core.translate(_URL_SAFE)}
-    return forms
+        groups = (before + len(data)) // 3
+        text = base64.b64encode(bytes(before) + data)[4 if before else 0 : groups * 4].decode()
+        if len(text) >= _LONG:
+            yield _Needle(text, base64=True)
+            yield _Needle(text.translate(_URL_SAFE), base64=True)
+    if len(data) < _LONG:
+        yield _Needle(base64.b64encode(data).decode().rstrip("="), whole=True)
 
 
 _URL_SAFE = str.maketrans("+/", "-_")
-
-_NAMES = (
-    r"authorization|proxy-authorization|x-api-key|api[-_ ]?key|access[-_]?token|token|secret|password|passwd"
-    r"|cookie|set-cookie"
-)
-
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # a header, field or setting whose name says that its value is secret
-    (
-        re.compile(
-            rf"""(?i)(?<![a-z])({_NAMES})(["']?[ \t]{{0,4}}[:=][ \t]{{0,4}}["']?)(?:(?:bearer|basic)[ \t]{{1,4}})?"""
-            r"""[^\s"',;&\[]{1,4096}"""
-        ),
-        rf"\1\2{REDACTED}",
-    ),
-    (re.compile(r"(?i)(?<![a-z])(bearer|basic)([ \t]{1,4})[a-z0-9._~+/=-]{8,4096}"), rf"\1\2{REDACTED}"),
-    # user and password, then the query, of a URL
-    (re.compile(r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{1,15}://)[^\s/?#@]{1,512}@"), rf"\1{REDACTED}@"),
-    (
-        re.compile(r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{1,15}://[^\s?#\"']{1,1024}\?)[^\s#\"']{1,4096}"),
-        rf"\1{REDACTED}",
-    ),
-    # keys of known makes, and JSON web tokens
-    (re.compile(r"(?<![A-Za-z0-9])(?:sk|pk|rk|hf|gh[pousr]|github_pat|xox[abprs])[-_][A-Za-z0-9_-]{16,512}"), REDACTED),
-    (
-        re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,2048}\.[A-Za-z0-9_-]{8,2048}(?:\.[A-Za-z0-9_-]{0,1024})?"),
-        REDACTED,
-    ),
-)
+_BASE64 = frozenset(string.ascii_letters + string.digits + "+/-_=")
+_GROUP = 4
 
 
 def redact(text: str, *, keep_end: bool = False) -> str:
-    """`text` without its secrets, each replaced by `[redacted]`; of a text over 8 KiB the beginning, or the end."""
-    for secret in tuple(_alive):
-        for form in secret._forms:  # noqa: SLF001  # of this room
-            if form in text:
-                text = text.replace(form, REDACTED)
-    if len(text) > CAP:
-        text = "…" + text[-CAP:] if keep_end else text[:CAP] + "…"
-    for pattern, instead in _PATTERNS:
-        text = pattern.sub(instead, text)
-    return text
+    """`text` without its secrets, each replaced by `[redacted]`; of a text over 8 KiB the beginning, or the end.
+
+    The cut goes through no secret and, as far as a limit of 8 KiB allows, through no word and no line.
+    """
+    needles, longest = _alive.needles()
+    if len(text) <= CAP:
+        marks = _joined([*_marks(text, needles), *_redact_patterns.found(text)])
+        return _without(text, marks) if marks else text
+    window = CAP + 1 + longest * _ESCAPED
+    if keep_end:
+        text = text[-window:]
+        return "…" + redact(text[_begin(text, len(text) - CAP, _joined(_marks(text, needles))) :])
+    text = text[:window]
+    return redact(text[: _end(text, _joined(_marks(text, needles)))]) + "…"
 
 
-def one_line(text: str) -> str:
-    """`text` as one line that says what it holds: control, separator and bidi characters as their escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+def _end(text: str, marks: list[tuple[int, int]]) -> int:
+    """Where to end within the cap. The patterns know a key that was cut, but for its first characters."""
+    end = _outside(CAP, marks, 0)
+    if text[end] in _IN_A_WORD:
+        key = text[max(end - _A_KEY, 0) : end]
+        end -= len(key) - len(key.rstrip(_OF_A_WORD))
+    return _outside(end, marks, 0)
+
+
+def _begin(text: str, begin: int, marks: list[tuple[int, int]]) -> int:
+    """Where to begin within the cap: with a line or else a word, if its first half has one. No pattern knows a rest."""
+    begin = _outside(begin, marks, 1)
+    half = text[begin : begin + CAP // 2]
+    rest_of_line = half.find("\n") + 1
+    begin += rest_of_line or len(half) - len(half.lstrip(_OF_A_WORD))
+    return _outside(begin, marks, 1)
+
+
+def _outside(cut: int, marks: list[tuple[int, int]], side: int) -> int:
+    """`cut`, or where the mark that it goes through begins (side 0) or ends (1)."""
+    return next((mark[side] for mark in marks if mark[0] < cut < mark[1]), cut)
+
+
+_OF_A_WORD = string.ascii_letters + string.digits + "+/-_=.~%\\"
+_IN_A_WORD = frozenset(_OF_A_WORD)
+_A_KEY = 64
+"""Characters of which the patterns need less to know a key."""
+
+
+def _without(text: str, marks: list[tuple[int, int]]) -> str:
+    kept = [text[a:b] for a, b in zip([0, *(b for _, b in marks)], [*(a for a, _ in marks), len(text)], strict=True)]
+    return REDACTED.join(kept)
+
+
+def _joined(marks: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The marks in order, those that overlap or touch as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(marks):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _marks(text: str, needles: tuple[_Needle, ...]) -> list[tuple[int, int]]:
+    """From where to where in `text` something of a secret stands."""
+    marks = list(_hits(text, needles))
+    if needles and ("%" in text or "\\" in text):
+        for view, began in unescaped(text).items():
+            marks += ((began[start], began[end]) for start, end in _hits(view, needles))
+    return marks
+
+
+def _hits(text: str, needles: tuple[_Needle, ...]) -> Iterator[tuple[int, int]]:
+    for needle, whole, in_base64 in [each for each in needles if each[0] in text]:
+        start = text.find(needle)
+        while start >= 0:
+            end = start + len(needle)
+            if in_base64:
+                yield _with_neighbours(text, start, end)
+            elif not (whole and _within_a_word(text, start, end)):
+                yield start, end
+            start = text.find(needle, start + 1)
+
+
+def _within_a_word(text: str, start: int, end: int) -> bool:
+    return (start > 0 and text[start - 1].isalnum()) or text[end : end + 1].isalnum()
+
+
+def _with_neighbours(text: str, start: int, end: int) -> tuple[int, int]:
+    """Base64, with what the groups before and after it may still tell of the secret."""
+    first, last = max(start - _GROUP, 0), min(end + _GROUP, len(text))
+    while start > first and text[start - 1] in _BASE64:
+        start -= 1
+    while end < last and text[end] in _BASE64:
+        end += 1
+    return start, end

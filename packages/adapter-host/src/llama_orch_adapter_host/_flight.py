@@ -9,7 +9,6 @@ dropped. One that hangs in its clean-up is cancelled again.
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -23,11 +22,12 @@ from llama_orch_adapter_api import (
     Token,
     TokenEvent,
     WorkerError,
+    get_logger,
 )
 
 from ._registry import Binding
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CLOSE_LIMIT = 0.75
 """Seconds that an adapter may take to let go of a stream; then its clean-up is cancelled."""

@@ -23,7 +23,7 @@ from ._blueprint import Blueprint, raise_all, read_blueprints
 from ._config import ConfigError, HostConfig, read_config, read_replica
 from ._flight import Flight, cancelled
 from ._plugins import Plugins
-from ._probe import down, farewell, probe
+from ._probe import farewell, probe
 from ._registry import Binding, Registry
 from ._routes import pick
 from ._stream import Submission, TokenStream
@@ -136,7 +136,7 @@ class AdapterHost:
 
     async def health(self, pool_id: str) -> Mapping[str, WorkerHealth]:
         """How each replica is, by replica_id; one that does not answer is `down`. Raises `PoolUnavailable`."""
-        return await self._ask(pool_id, lambda adapter: adapter.health(), down)
+        return await self._ask(pool_id, lambda adapter: adapter.health(), WorkerHealth.of)
 
     async def props(self, pool_id: str) -> Mapping[str, WorkerProps | WorkerError]:
         """Capacity and capabilities by replica_id, or why they are not known. Raises `PoolUnavailable`."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, get_logger
+from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, get_logger
 
 from ._flight import plugin_error
 from ._registry import Binding
@@ -37,11 +37,6 @@ async def probe(
                 f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
             )
     return failed(failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id))
-
-
-def down(error: WorkerError) -> WorkerHealth:
-    """The health of a replica that did not answer."""
-    return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
 
 
 async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> None:

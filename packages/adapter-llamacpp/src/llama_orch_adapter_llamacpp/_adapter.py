@@ -10,7 +10,6 @@ from llama_orch_adapter_api import (
     AdapterError,
     Capabilities,
     End,
-    PoolUnavailable,
     Secret,
     Started,
     TaskRequest,
@@ -20,12 +19,14 @@ from llama_orch_adapter_api import (
     WorkerError,
     WorkerHealth,
     WorkerProps,
-    WorkerReset,
 )
 from llama_orch_http_util import HttpClient, HttpConfig
 from llama_orch_http_util.openai import CHAT, CHUNK, Answer
 
 from ._wire import ENGINE, EVENT, PROPS, SLOTS, NativeAnswer, Slot, chat_body, completion_body, worker_props
+
+_NO_SLOTS = ("unsupported", "not_found")
+"""What a server that was started without /slots says of it."""
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -57,6 +58,7 @@ class LlamaCppAdapter(WorkerAdapter):
             HttpConfig.of(context.http, context.timeouts),
             api_key=config.api_key,
             reuse_after_stream=False,  # it closes after every stream, although it says Keep-Alive
+            narrate=context.narrate,
         )
         self._known: Capabilities | None = None
 
@@ -64,13 +66,9 @@ class LlamaCppAdapter(WorkerAdapter):
         """Ready once the model is loaded; busy while every slot works (tasks then queue in the engine)."""
         try:
             await self._http.request("GET", "/health")
-        except PoolUnavailable as error:
-            if error.detail == "loading":
-                return WorkerHealth(live=True, ready=False, state="loading", detail=error.message)
-            return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
+            return await self._ready_or_busy()
         except WorkerError as error:
-            return WorkerHealth(live=True, ready=False, state="down", detail=error.message)
-        return await self._ready_or_busy()
+            return WorkerHealth.of(error)
 
     async def props(self) -> WorkerProps:
         """From `/props`, and `/slots` where the server was started with it."""
@@ -108,31 +106,34 @@ class LlamaCppAdapter(WorkerAdapter):
         answer: _Reader[T_contra],
     ) -> AsyncIterator[TokenEvent]:
         known = await self._capabilities()
-        async with self._http.stream(path, body, decoder) as events:
-            yield Started(ENGINE, known.engine_version, known.model_id, self._replica, seed=task.seed)
-            try:
+        try:
+            async with self._http.stream(path, body, decoder) as events:
+                yield Started(ENGINE, known.engine_version, known.model_id, self._replica, seed=task.seed)
                 async for batch in events:
                     for event in batch:
                         for token in answer.take(event):
                             yield token
-            except WorkerReset:
+                    if answer.finished:
+                        events.complete()
                 if not answer.finished:
-                    raise
-            if not answer.finished:
-                raise events.ended_early()
+                    raise events.ended_early()
+        except WorkerError:
+            self._known = None  # another engine may stand behind the url by now
+            raise
         yield answer.end()
 
     async def _capabilities(self) -> Capabilities:
         return self._known or (await self.props()).capabilities
 
-    async def _slots(self) -> list[Slot] | None:
+    async def _slots(self) -> list[Slot]:
         return (await self._http.request("GET", "/slots")).decode(SLOTS, "/slots")
 
     async def _ready_or_busy(self) -> WorkerHealth:
         try:
             await self._http.request("GET", "/slots?fail_on_no_slot=1")
-        except PoolUnavailable:
-            return WorkerHealth(live=True, ready=True, state="busy", detail="every slot is working")
-        except WorkerError:  # started without /slots: nothing more is known
-            pass
+        except WorkerError as error:
+            if error.detail == "overloaded":
+                return WorkerHealth(live=True, ready=True, state="busy", detail="every slot is working")
+            if error.detail not in _NO_SLOTS:
+                raise
         return WorkerHealth(live=True, ready=True, state="ready")

@@ -1,6 +1,7 @@
 """An engine that does what its script says, on a real socket of the loopback interface."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -16,13 +17,14 @@ class LoopbackEngine:
     """A server on a free port of 127.0.0.1 that lives as long as its `async with` block.
 
     What the script does not name gets a 404. An exception in the script, in a gate or in reading a request closes
-    that connection and is raised where the block ends.
+    that connection and is raised where the block ends. With a context of a server as `tls` it speaks https.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self.connections_made = 0
         self._script = script
+        self._tls = tls
         self._connections: set[Connection] = set()
         self._failures: list[BaseException] = []
         self._changed = asyncio.Event()
@@ -30,7 +32,7 @@ class LoopbackEngine:
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def open_connections(self) -> int:
@@ -49,7 +51,7 @@ class LoopbackEngine:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self._answer, self._opened, self._closed), "127.0.0.1", 0
+            lambda: Connection(self._answer, self._opened, self._closed), "127.0.0.1", 0, ssl=self._tls
         )
         self._port: int = self._server.sockets[0].getsockname()[1]
         return self

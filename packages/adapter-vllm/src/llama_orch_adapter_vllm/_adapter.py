@@ -9,7 +9,6 @@ from llama_orch_adapter_api import (
     AdapterContext,
     AdapterError,
     Capabilities,
-    PoolUnavailable,
     Secret,
     Started,
     TaskRequest,
@@ -18,7 +17,6 @@ from llama_orch_adapter_api import (
     WorkerError,
     WorkerHealth,
     WorkerProps,
-    WorkerReset,
 )
 from llama_orch_http_util import HttpClient, HttpConfig
 from llama_orch_http_util.openai import CHUNK, Answer, path_of
@@ -44,17 +42,20 @@ class VllmAdapter(WorkerAdapter):
         config: VllmConfig = context.config
         self._replica = context.replica
         self._slots = config.slots
-        self._http = HttpClient(config.url, HttpConfig.of(context.http, context.timeouts), api_key=config.api_key)
+        self._http = HttpClient(
+            config.url,
+            HttpConfig.of(context.http, context.timeouts),
+            api_key=config.api_key,
+            narrate=context.narrate,
+        )
         self._known: Capabilities | None = None
 
     async def health(self) -> WorkerHealth:
         """Ready once it listens; busy while tasks wait in the engine. It answers 503 when its core is dead."""
         try:
             await self._http.request("GET", "/health")
-        except PoolUnavailable as error:
-            return WorkerHealth(live=error.detail != "unreachable", ready=False, state="down", detail=error.message)
         except WorkerError as error:
-            return WorkerHealth(live=True, ready=False, state="down", detail=error.message)
+            return WorkerHealth.of(error)
         load = await self._load()
         if load is not None and load.waiting:
             return WorkerHealth(live=True, ready=True, state="busy", detail=str(load))
@@ -90,18 +91,20 @@ class VllmAdapter(WorkerAdapter):
         known = await self._capabilities()
         model = task.model_ref or known.model_id
         answer = Answer(self._http.where)
-        async with self._http.stream(path_of(task), request_body(task, model), CHUNK) as events:
-            yield Started(ENGINE, known.engine_version, model, self._replica, seed=task.seed)
-            try:
+        try:
+            async with self._http.stream(path_of(task), request_body(task, model), CHUNK) as events:
+                yield Started(ENGINE, known.engine_version, model, self._replica, seed=task.seed)
                 async for batch in events:
                     for event in batch:
                         for token in answer.take(event):
                             yield token
-            except WorkerReset:
+                    if answer.finished:
+                        events.complete()
                 if not answer.finished:
-                    raise
-            if not answer.finished:
-                raise events.ended_early()
+                    raise events.ended_early()
+        except WorkerError:
+            self._known = None  # another engine may stand behind the url by now
+            raise
         yield answer.end()
 
     async def _capabilities(self) -> Capabilities:

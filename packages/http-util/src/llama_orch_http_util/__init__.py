@@ -3,6 +3,7 @@
 from ._client import HttpClient, Response, StreamRequest
 from ._config import HttpConfig
 from ._errors import ErrorObject, error_in_stream
+from ._ndjson import NDJSONDecoder
 from ._sse import Frame, FrameTooLarge, SSEDecoder
 from ._stream import EventStream
 
@@ -13,6 +14,7 @@ __all__ = [
     "FrameTooLarge",
     "HttpClient",
     "HttpConfig",
+    "NDJSONDecoder",
     "Response",
     "SSEDecoder",
     "StreamRequest",

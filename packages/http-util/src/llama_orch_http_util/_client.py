@@ -1,35 +1,27 @@
-"""The client of one engine: requests and streams over the loop's shared session."""
+"""The client of one engine: requests and typed streams, with every failure a `WorkerError`."""
 
-import asyncio
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
-import aiohttp
 import msgspec
-from llama_orch_adapter_api import AdapterError, Secret, WorkerError
+from llama_orch_adapter_api import AdapterError, Secret, WorkerError, get_logger
 
-from ._config import MIB, HttpConfig, check_key, check_url
-from ._errors import (
-    HOSTILE_JSON,
-    TRANSPORT_FAILURES,
-    error_of_exception,
-    error_of_status,
-    not_a_stream,
-    not_the_json,
-    quote,
-)
-from ._session import SharedSession, borrow, give_back
+from ._config import HttpConfig, check_key, check_url
+from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json, quote
+from ._framing import framing_of
+from ._http1 import Http1
 from ._stream import EventStream
+from ._transport import Answer, Transport
 
 T = TypeVar("T")
 
+_logger = get_logger("llama_orch_http_util")
+
 
 class Response(msgspec.Struct, frozen=True):
-    """A whole answer with a 2xx status. Header names are lower-case; `http_version` is "1.1" or "2"."""
+    """A whole answer with a 2xx status. Header names are lower-case; `http_version` is "1.0", "1.1" or "2"."""
 
     status: int
     headers: Mapping[str, str]
@@ -49,7 +41,8 @@ class HttpClient:
     """Speaks to one engine. Sockets belong to the event loop's shared session, borrowed at the first request.
 
     `reuse_after_stream` False asks for a connection of its own for each stream, closed after it: for engines that say
-    Keep-Alive and close nevertheless, where a reuse would race the close.
+    Keep-Alive and close nevertheless, where a reuse would race the close. `narrate` is told, once, of a peer whose
+    certificate nobody checks; it is logged where left out.
     Raises `ValueError` for a URL it will not speak to (`check_url`) and for a key that cannot be sent. Every failure of
     a call is a `WorkerError`.
     """
@@ -61,29 +54,30 @@ class HttpClient:
         *,
         api_key: Secret | None = None,
         reuse_after_stream: bool = True,
+        narrate: Callable[[str], None] = _logger.warning,
     ) -> None:
         self._config = config or HttpConfig()
-        self._url = check_url(url, self._config, with_key=api_key is not None)
+        url = check_url(url, self._config, with_key=api_key is not None)
         if api_key is not None:
             check_key(api_key)
-        self.where = urlsplit(self._url).netloc
+        parts = urlsplit(url)
+        self.where = parts.netloc
         self._key = api_key
-        self._reuse_after_stream = reuse_after_stream
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=self._config.connect, sock_read=self._config.sock_idle
-        )
-        self._loans: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession] = WeakKeyDictionary()
+        self._transport: Transport = Http1(url, self._config, reuse_after_stream=reuse_after_stream)
+        if parts.scheme == "https" and self._config.insecure_tls:
+            narrate(f"nobody checks the certificate of {self.where}: http.insecure_tls is on")
 
     async def request(self, method: str, path: str, body: object = None) -> Response:
         """One whole answer; `body` is sent as JSON where given. Anything but a 2xx is raised."""
+        answer = await self._send(method, path, body)
         try:
-            response = await self._send(method, path, body)
-            try:
-                return await self._read(response)
-            finally:
-                response.release()
-        except TRANSPORT_FAILURES as error:
-            raise error_of_exception(error, self.where, "first_token") from None
+            self._check_head(answer)
+            if not 200 <= answer.status < 300:
+                raise await self._refusal(answer)
+            whole = await self._bounded(answer, self._config.max_body)
+        finally:
+            answer.close()
+        return Response(answer.status, answer.headers, whole, answer.http_version, self.where)
 
     def stream(self, path: str, body: object, decoder: msgspec.json.Decoder[T]) -> "StreamRequest[T]":
         """POST `body` as JSON and read the answer's events as they come: `async with client.stream(…) as events`.
@@ -94,27 +88,23 @@ class HttpClient:
 
     async def open_stream(self, path: str, body: object, decoder: msgspec.json.Decoder[T]) -> EventStream[T]:
         """The stream of an answer whose head has come; whoever gets it must close it."""
+        answer = await self._send("POST", path, body, stream=True)
         try:
-            response = await self._send("POST", path, body, last=not self._reuse_after_stream)
-            try:
-                self._check_head(response)
-                if response.status != 200:
-                    raise await self._refusal(response)
-                kind = response.headers.get("Content-Type", "no type")
-                if not kind.lower().startswith("text/event-stream"):
-                    raise not_a_stream(self.where, kind)
-            except BaseException:
-                response.close()
-                raise
-        except TRANSPORT_FAILURES as error:
-            raise error_of_exception(error, self.where, "first_token") from None
-        return EventStream(response, decoder, self._config, self.where)
+            self._check_head(answer)
+            if answer.status != 200:
+                raise await self._refusal(answer)
+            kind = answer.headers.get("content-type", "no type")
+            framing = framing_of(kind, self._config)
+            if framing is None:
+                raise not_a_stream(self.where, kind)
+        except BaseException:
+            answer.close()
+            raise
+        return EventStream(answer, framing, decoder, self.where)
 
     async def aclose(self) -> None:
         """Let go of the running loop's session; a second call does nothing."""
-        shared = self._loans.pop(asyncio.get_running_loop(), None)
-        if shared is not None:
-            await give_back(shared)
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,43 +112,18 @@ class HttpClient:
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         await self.aclose()
 
-    async def _send(self, method: str, path: str, body: object, *, last: bool = False) -> aiohttp.ClientResponse:
-        headers = {"Connection": "close"} if last else {}
+    async def _send(self, method: str, path: str, body: object, *, stream: bool = False) -> Answer:
+        headers: dict[str, str] = {}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
-        data: bytes | io.BytesIO | None = None
+        data: bytes | None = None
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = msgspec.json.encode(body)
-            if len(data) >= MIB:  # aiohttp writes bytes in one go, which would hold the loop; a file goes in pieces
-                data = io.BytesIO(data)
-        return await self._session().request(
-            method, self._url + path, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
-        )
+        return await self._transport.send(method, path, headers, data, stream=stream)
 
-    def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        shared = self._loans.get(loop)
-        if shared is None:
-            shared = self._loans[loop] = borrow()
-        return shared.session
-
-    async def _read(self, response: aiohttp.ClientResponse) -> Response:
-        self._check_head(response)
-        if not 200 <= response.status < 300:
-            raise await self._refusal(response)
-        body = await self._bounded(response, self._config.max_body)
-        version = response.version or aiohttp.HttpVersion11
-        return Response(
-            status=response.status,
-            headers=_lower(response),
-            body=body,
-            http_version=f"{version.major}.{version.minor}",
-            where=self.where,
-        )
-
-    def _check_head(self, response: aiohttp.ClientResponse) -> None:
-        encoding = response.headers.get("Content-Encoding", "identity")
+    def _check_head(self, answer: Answer) -> None:
+        encoding = answer.headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise AdapterError(
                 f"the answer is encoded as {quote(encoding)}, which was not asked for · {self.where} · "
@@ -166,18 +131,18 @@ class HttpClient:
                 detail="encoding",
             )
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> WorkerError:
+    async def _refusal(self, answer: Answer) -> WorkerError:
         try:
-            body = await self._bounded(response, self._config.max_error_body, cut=True)
-        except TRANSPORT_FAILURES:
+            body = await self._bounded(answer, self._config.max_error_body, cut=True)
+        except WorkerError:
             body = b""  # the status says what matters
-        return error_of_status(response.status, _lower(response), body, self.where)
+        return error_of_status(answer.status, answer.headers, body, self.where)
 
-    async def _bounded(self, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
+    async def _bounded(self, answer: Answer, limit: int, *, cut: bool = False) -> bytes:
         """The body, counted as it comes; past `limit` it is cut off there, or refused."""
         parts: list[bytes] = []
         size = 0
-        while chunk := await response.content.readany():
+        while chunk := await answer.read():
             parts.append(chunk)
             size += len(chunk)
             if size > limit and cut:
@@ -206,7 +171,3 @@ class StreamRequest(Generic[T]):
     ) -> None:
         if self._events is not None:
             await self._events.aclose()
-
-
-def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}

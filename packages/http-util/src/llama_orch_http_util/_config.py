@@ -4,7 +4,8 @@ import ipaddress
 import math
 import socket
 from collections.abc import Mapping
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,8 +19,13 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Limits of one client; spans in seconds, sizes in bytes.
 
     `connect` bounds name look-up, TCP and TLS together. `sock_idle` is a backstop under the host's own limits: a
-    socket silent for so long is given up. `allow_link_local` admits 169.254.0.0/16 and fe80::/10, where clouds keep
-    their metadata; `allow_plaintext_key` admits an API key over plain http to another machine.
+    socket silent for so long is given up. `max_line` and `max_event` are an event stream's, `max_body` a whole
+    answer's; of an error's body, what is over `max_error_body` is left unread.
+
+    `ca_file` holds the certificate authorities to trust instead of the system's (PEM). `insecure_tls` takes any
+    certificate and any version of TLS that OpenSSL still speaks, of this machine alone unless `allow_insecure_remote`.
+    `allow_link_local` admits 169.254.0.0/16, fe80::/10 and the other addresses where clouds keep their metadata;
+    `allow_plaintext_key` an API key over plain http to another machine.
     """
 
     connect: float = 2.0
@@ -28,6 +34,10 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_event: int = 8 * MIB
     max_body: int = 8 * MIB
     max_error_body: int = 64 * KIB
+    http_version: Literal["auto", "1.1", "2"] = "auto"
+    ca_file: Path | None = None
+    insecure_tls: bool = False
+    allow_insecure_remote: bool = False
     allow_link_local: bool = False
     allow_plaintext_key: bool = False
 
@@ -40,12 +50,24 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             size = getattr(self, name)
             if size < 1:
                 raise ValueError(f"http.{name} is {size}; give bytes, at least 1")
+        if self.http_version == "2":
+            raise ValueError('http.http_version "2" is not spoken yet; give "auto" or "1.1"')
+        if self.insecure_tls and self.ca_file is not None:
+            raise ValueError("http.insecure_tls switches http.ca_file off; give one of them")
 
     @classmethod
     def of(cls, overrides: Mapping[str, Any], timeouts: Timeouts) -> Self:
         """A pool's `http` table over what follows from its timeouts. Raises `msgspec.ValidationError`."""
         backstop = max(600.0, 2 * timeouts.first_token, 2 * timeouts.idle)
-        return msgspec.convert({"connect": timeouts.connect, "sock_idle": backstop, **overrides}, cls)
+        table = {"connect": timeouts.connect, "sock_idle": backstop, **overrides}
+        return msgspec.convert(table, cls, dec_hook=lambda kind, value: kind(value))  # for the Path
+
+
+_METADATA = frozenset(
+    ipaddress.ip_address(address).packed
+    for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192")
+)
+"""Where clouds keep their metadata, beside 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
 
 
 def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
@@ -67,15 +89,29 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
         _ = parts.port
     except ValueError:
         raise ValueError(f"url {shown} has a port that is no port; give a number up to 65535") from None
-    address = _address(parts.hostname)
-    if address is not None and address.is_link_local and not config.allow_link_local:
-        raise ValueError(f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it")
-    loopback = parts.hostname == "localhost" or (address is not None and address.is_loopback)
-    if with_key and parts.scheme == "http" and not loopback and not config.allow_plaintext_key:
+    _check_far_end(shown, parts.scheme, parts.hostname, config, with_key=with_key)
+    return url.rstrip("/")
+
+
+def _check_far_end(shown: str, scheme: str, host: str, config: HttpConfig, *, with_key: bool) -> None:
+    """Refuse what needs a switch at this address and is without it."""
+    address = _address(host)
+    if address is not None and not config.allow_link_local:
+        if address.is_link_local:
+            raise ValueError(f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it")
+        if address.packed in _METADATA:
+            raise ValueError(f"url {shown} is a cloud's metadata; set http.allow_link_local = true if you mean it")
+    if host == "localhost" or (address is not None and address.is_loopback):
+        return
+    if with_key and scheme == "http" and not config.allow_plaintext_key:
         raise ValueError(
             f"url {shown} would carry api_key unencrypted; use https, or set http.allow_plaintext_key = true"
         )
-    return url.rstrip("/")
+    if config.insecure_tls and scheme == "https" and not config.allow_insecure_remote:
+        raise ValueError(
+            f"url {shown} would be trusted unseen by http.insecure_tls; "
+            "name its certificate authority in http.ca_file, or set http.allow_insecure_remote = true"
+        )
 
 
 def check_key(key: Secret) -> None:

@@ -28,7 +28,7 @@ from llama_orch_adapter_api import (
 _QUOTE = 300
 """Characters of an engine's own words that go into a message."""
 
-_INPUT = re.compile(r"""['"]input['"]\s*:""")
+_INPUT = re.compile(r"""['"]input['"]\s*:|[\[{]\s*[{\["]""")
 _YEAR = 365 * 86_400.0
 
 
@@ -80,7 +80,13 @@ _CLASS: dict[int, Meaning] = {
     4: Meaning(AdapterError, "bad_request", "correct the request"),
     5: Meaning(InternalError, "engine", "look at the engine's own log"),
 }
-_LOADING = Meaning(PoolUnavailable, "loading", "wait until it is ready")
+_TELLING: tuple[tuple[int, str, Meaning], ...] = (
+    (503, "loading", Meaning(PoolUnavailable, "loading", "wait until it is ready")),
+    (500, "failed to parse", _STATUS[400]),
+    (500, "is not supported", _STATUS[501]),
+)
+"""Words that say more than the status: llama.cpp answers 500 to some requests that it should refuse."""
+
 _TOO_LONG = Meaning(AdapterError, "context_length", "shorten the prompt or max_tokens, or give the engine more context")
 _NONSENSE = Meaning(AdapterError, "decode", "check that url points at the engine")
 
@@ -117,8 +123,9 @@ def _said(told: ErrorObject) -> str:
 
 
 def _meaning(status: int, told: ErrorObject) -> Meaning:
-    if status == 503 and "loading" in told.message.lower():
-        return _LOADING
+    for telling, words, meaning in _TELLING:
+        if status == telling and words in told.message.lower():
+            return meaning
     if status == 400 and _is_too_long(told):
         return _TOO_LONG
     return _STATUS.get(status) or _CLASS.get(status // 100) or _NONSENSE
@@ -149,7 +156,7 @@ def parse_error(body: bytes) -> ErrorObject:
 def quote(text: str) -> str:
     """An engine's words, safe in a log line: control, separator and bidi characters escaped, at most 300 of them.
 
-    vLLM's validation errors repeat the offending input; what follows `'input':` is left out.
+    Both engines repeat the offending input in some errors: nothing is kept from `'input':` on, or of JSON.
     """
     text = _INPUT.split(text, maxsplit=1)[0].strip()
     if len(text) > _QUOTE:
@@ -177,10 +184,28 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     return min(max(0.0, (moment - (now or datetime.now(UTC))).total_seconds()), _YEAR)
 
 
+class BrokenConnection(aiohttp.ClientConnectionError):
+    """A connection ended before the answer's head was whole. `begun`: some of the head had come.
+
+    A reset inside the head is taken for one before it: nobody tells.
+    """
+
+    errno: int | None = None
+    begun = False
+
+
+class StaleConnection(aiohttp.ServerDisconnectedError):
+    """A kept connection ended without a byte of the answer. aiohttp repeats a GET that met one, and no other."""
+
+    errno: int | None = None
+
+
 _UNREACHABLE = Meaning(PoolUnavailable, "unreachable", "check that the engine runs and that url is right")
 _RESET = Meaning(WorkerReset, "reset", "look at the engine's own log")
+_STALE = Meaning(WorkerReset, "reset", "send it again")
 _TRUNCATED = Meaning(WorkerReset, "truncated", "look at the engine's own log")
-_TLS = Meaning(AdapterError, "tls", "trust its certificate authority, or correct the host name in url")
+_TLS = Meaning(AdapterError, "tls", "name its certificate authority in http.ca_file, or correct the host name in url")
+_TLS_WORDS = Meaning(AdapterError, "tls", "check that it speaks TLS, 1.2 or later, on this port")
 
 _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, Meaning], ...] = (
     (
@@ -194,29 +219,56 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
     (aiohttp.ClientConnectorError, "cannot connect", _UNREACHABLE),
     (aiohttp.ClientPayloadError, "the answer broke off", _TRUNCATED),
     ((aiohttp.ClientResponseError, HttpProcessingError), "the answer is not HTTP", _NONSENSE),
+    (StaleConnection, "the kept connection was closed", _STALE),
     ((aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionError, OSError), "the connection broke", _RESET),
     (aiohttp.ClientError, "the request failed", _NONSENSE),
 )
 """First match wins; subclasses stand before their bases."""
 
 
-def error_of_exception(error: BaseException, where: str, phase: Phase) -> WorkerError:
-    """What a failure of the transport means. The result is to be raised `from None`: the cause may hold secrets."""
+def error_of_exception(error: BaseException, where: str, phase: Phase, *, head: bool = True) -> WorkerError:
+    """What a failure of the transport means; `head`: that of the answer had come.
+
+    The result is to be raised `from None`: the cause may hold secrets.
+    """
     if isinstance(error, aiohttp.SocketTimeoutError):
         detail = "idle" if phase == "decode" else "first_token"
-        return DecodeTimeout(f"the socket was silent too long · {where} · check the engine", detail=detail, phase=phase)
+        message = f"the socket was silent too long · {where} · check the engine"
+        return DecodeTimeout(message, detail=detail, phase=phase, answered=head)
     for kinds, what, meaning in _EXCEPTIONS:
         if isinstance(error, kinds):
-            facts = _facts(error)
-            at: Phase = "connect" if meaning in (_UNREACHABLE, _TLS) else phase
-            return meaning.kind(f"{what} ({facts}) · {where} · {meaning.mend}", detail=meaning.detail, phase=at)
+            means = _TLS_WORDS if _disagrees(error) else meaning
+            in_connect = means in {_UNREACHABLE, _TLS, _TLS_WORDS}
+            return means.kind(
+                f"{what} ({_facts(error)}) · {where} · {means.mend}",
+                detail=means.detail,
+                phase="connect" if in_connect else phase,
+                answered=not in_connect and (head or _had_begun(error)),
+                stale_connection=means is _STALE,
+            )
     raise error
 
 
+def _had_begun(error: BaseException) -> bool:
+    """Whether some of the answer had come, though not its head."""
+    return isinstance(error, aiohttp.ClientResponseError | HttpProcessingError) or getattr(error, "begun", False)
+
+
+def _disagrees(error: BaseException) -> bool:
+    """Whether a handshake failed for what was said in it, and not because the connection broke."""
+    inner = getattr(error, "os_error", None)
+    broke = isinstance(inner, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    return isinstance(error, aiohttp.ClientConnectorSSLError) and not broke and bool(getattr(inner, "reason", None))
+
+
 def _facts(error: BaseException) -> str:
-    """The system's words for an errno; those of the resolver (below 0) and of TLS are numbered otherwise."""
+    """The system's words for an errno, TLS's for its own troubles; the resolver's numbers (below 0) have none."""
+    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(inner, ssl.SSLError):
+        told = getattr(inner, "verify_message", None) or getattr(inner, "reason", None)
+        return quote(told).rstrip(".") if told else type(error).__name__
     number: int | None = getattr(error, "errno", None)
-    if number is None or number <= 0 or isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+    if number is None or number <= 0:
         return type(error).__name__
     return os.strerror(number)
 
@@ -227,8 +279,18 @@ def not_the_json(where: str, what: str, error: Exception) -> AdapterError:
     return AdapterError(f"{what} is not understood: {facts} · {where} · {_NONSENSE.mend}", detail="decode")
 
 
+def no_certificates(where: str, ca_file: object, error: OSError) -> AdapterError:
+    """The file of certificate authorities to trust cannot be used."""
+    return AdapterError(
+        f"http.ca_file {quote(str(ca_file))} cannot be used ({_facts(error)}) · {where} · name a file of certificates",
+        detail="tls",
+        phase="connect",
+        answered=False,
+    )
+
+
 def not_a_stream(where: str, kind: str) -> AdapterError:
-    """A good answer of another content type than an event stream's."""
+    """A good answer of another content type than a stream's."""
     return AdapterError(
         f"the answer is {quote(kind)}, not an event stream · {where} · {_NONSENSE.mend}", detail="decode"
     )

@@ -1,24 +1,22 @@
 """`adapter-host chat`: one task, its tokens as they come."""
 
 import asyncio
+import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from llama_orch_adapter_api import End, Error, Message, Sampling, TaskRequest, Token, WireEvent, WorkerError
+from llama_orch_adapter_api import End, Message, Sampling, TaskRequest, Token, TokenEvent
 
-from .._flight import cancelled
 from .._host import AdapterHost
 from .._plugins import Plugins
 from .._stream import TokenStream
-from ._exit import BadRequestError, Exit, NotUtf8Error, code_of
-from ._run import run
+from ._exit import BadRequestError, Exit, Interrupted, NotUtf8Error
 from ._screen import Screen
-from ._source import Source, only_pool, opened, with_source
+from ._source import Opened, Source, only_pool, opened, with_source
 
 MAX_TOKENS = 256
 """Tokens of an answer where nothing else is said: a small model may never come to an end by itself."""
@@ -36,7 +34,8 @@ MAX_TOKENS = 256
 @click.option("--temperature", type=float, help="0 always takes the likeliest token.")
 @click.option("--seed", type=int, help="Makes the choice of tokens repeatable.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="How long the whole may take.")
-def chat(words: tuple[str, ...], as_json: bool, **given: Any) -> None:
+@click.pass_obj
+def chat(screen: Screen, /, words: tuple[str, ...], **given: Any) -> Exit:
     """Send PROMPT to a pool and print the answer as it comes.
 
     PROMPT - is read from stdin. Ctrl-C stops the engine's work on it.
@@ -45,15 +44,12 @@ def chat(words: tuple[str, ...], as_json: bool, **given: Any) -> None:
         raise click.UsageError(f"{len(words)} words are given for [POOL] PROMPT; put the prompt in quotes")
     source = Source(**{name: given.pop(name) for name in Source.__struct_fields__})
     pool, prompt = (words[0], words[1]) if len(words) == 2 else (None, words[0] if words else None)
-    screen = Screen(as_json=as_json)
-    run(_chat(screen, source, Plugins.installed(), pool, lambda: _task(prompt, **given)), screen)
+    task = _task(prompt, **given)  # before there is an event loop, which would keep Ctrl-C from a read of stdin
+    return asyncio.run(_chat(screen, opened(source, screen, Plugins.installed()), pool, task))
 
 
-async def _chat(
-    screen: Screen, source: Source, plugins: Plugins, pool: str | None, read_task: Callable[[], TaskRequest]
-) -> Exit:
-    task = read_task()
-    async with opened(source, screen, plugins) as host:
+async def _chat(screen: Screen, opened: Opened, pool: str | None, task: TaskRequest) -> Exit:
+    async with opened as host:
         return await _stream(screen, host, only_pool(host, pool), task)
 
 
@@ -73,11 +69,18 @@ def _task(
         raise click.UsageError("PROMPT and --messages are both given; give one of them")
     if prompt is None and messages is None:
         raise click.UsageError("no PROMPT is given; add one in quotes, - for stdin, or --messages FILE")
+    if system is not None and (raw or messages):
+        other = "--raw sends no messages" if raw else "--messages may begin with a system message of its own"
+        raise click.UsageError(f"{other}, so --system has no place; leave one of them out")
+    if raw and messages:
+        raise click.UsageError("--raw sends PROMPT as it is, so --messages has no place; leave one of them out")
+    if deadline is not None and not math.isfinite(deadline * 1000):
+        raise BadRequestError(f"--deadline is {deadline}; give seconds above 0, or leave it out")
     try:
-        turns = _read_messages(messages) if messages else _turns(system, prompt or "", raw=raw)
+        text = None if prompt is None else _text(prompt)
         return TaskRequest(
-            prompt=_text(prompt or "") if raw and not messages else None,
-            messages=turns,
+            prompt=text if raw else None,
+            messages=() if raw else _read_messages(messages) if messages else _turns(system, text),
             max_tokens=max_tokens,
             sampling=Sampling(temperature=temperature),
             seed=seed,
@@ -89,40 +92,45 @@ def _task(
         raise BadRequestError(str(error)) from None
 
 
-def _turns(system: str | None, prompt: str, *, raw: bool) -> tuple[Message, ...]:
-    if raw:
-        if system:
-            raise click.UsageError("--raw sends no messages, so --system has no place; leave one of them out")
-        return ()
-    text = _text(prompt)
+def _turns(system: str | None, text: str | None) -> tuple[Message, ...]:
     if not text:
         raise BadRequestError("PROMPT is empty; give at least one character")
-    before = (Message("system", _text(system)),) if system else ()
+    before = (Message("system", _utf8(system)),) if system else ()
     return (*before, Message("user", text))
 
 
-def _text(words: str) -> str:
-    """A prompt from the command line or, for `-`, from stdin. Raises `NotUtf8Error`."""
+def _text(prompt: str) -> str:
+    """The prompt, or, for `-`, what stands on stdin. Raises `NotUtf8Error`."""
+    return _decoded(_stdin(), "the prompt") if prompt == "-" else _utf8(prompt)
+
+
+def _utf8(words: str) -> str:
+    """Words from the command line, in which Python keeps what is no text as surrogates."""
+    return _decoded(words.encode(errors="surrogatepass"), "the prompt")
+
+
+def _decoded(raw: bytes, what: str) -> str:
     try:
-        if words == "-":
-            return sys.stdin.buffer.read().decode()
-        words.encode()
-    except UnicodeError:
-        raise NotUtf8Error("the prompt is not UTF-8; save or type it as UTF-8, or set your terminal to it") from None
-    return words
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise NotUtf8Error(f"{what} is not UTF-8; save or type it as UTF-8, or set your terminal to it") from None
+
+
+def _stdin() -> bytes:
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise BadRequestError(f"stdin cannot be read: {error.strerror}; give it a file or a pipe") from None
 
 
 def _read_messages(path: Path) -> tuple[Message, ...]:
     try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        raw = _stdin() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise BadRequestError(f"{path} cannot be read: {error.strerror}; give a JSON file or - for stdin") from None
+    text = _decoded(raw, str(path))
     try:
-        raw.decode()
-    except UnicodeDecodeError:
-        raise NotUtf8Error(f"{path} is not UTF-8; save it as UTF-8") from None
-    try:
-        return msgspec.json.decode(raw, type=tuple[Message, ...])
+        return msgspec.json.decode(text, type=tuple[Message, ...])
     except msgspec.MsgspecError as error:
         raise BadRequestError(f"{path} is no JSON list of messages with role and content: {error}") from None
 
@@ -135,10 +143,9 @@ class _Answer:
         self._began = time.monotonic()
         self._first: float | None = None
         self._last = self._began
-        self._ends_line = True
         self.tokens = 0
 
-    def show(self, event: WireEvent) -> None:
+    def show(self, event: TokenEvent) -> None:
         """Print an event."""
         if isinstance(event, Token):
             self._last = time.monotonic()
@@ -146,24 +153,15 @@ class _Answer:
             self.tokens += 1
         if self._screen.as_json:
             self._screen.document(event)
-        elif isinstance(event, Token) and event.channel == "content":
-            self._screen.text(event.t)
-            self._ends_line = event.t.endswith("\n")
-        elif isinstance(event, Token) and event.channel == "reasoning":
-            self._screen.notes.print(event.t, style="dim italic", end="", markup=False)
+        elif isinstance(event, Token) and event.channel != "tool_call":
+            self._screen.piece(event.t, event.channel)
         elif isinstance(event, End):
-            self.end_line()
+            self._screen.end_line()
             for call in event.tool_calls:
-                self._screen.text(f"{call.name}({call.arguments})\n")
+                self._screen.piece(f"{call.name}({call.arguments})\n")
 
-    def end_line(self) -> None:
-        """What follows begins a line of its own."""
-        if not self._ends_line and not self._screen.as_json:
-            self._screen.text("\n")
-        self._ends_line = True
-
-    def footer(self, end: End, replica: str) -> None:
-        """Tokens, time to the first, rate after it, and who served."""
+    def footer(self, end: End, stream: TokenStream) -> None:
+        """Tokens, time to the first, rate after it, who served, and at which attempt."""
         count = self.tokens if end.tokens_out is None else end.tokens_out
         parts = [f"{count} tokens"]
         if self._first is not None:
@@ -172,26 +170,19 @@ class _Answer:
                 parts.append(f"{(count - 1) / (self._last - self._first):.0f} tok/s")
         if end.finish_reason == "length":
             parts.append("cut at --max-tokens or the context")
-        self._screen.note(f"[{' · '.join([*parts, f'replica {replica}', '1 attempt'])}]")
+        attempts = "1 attempt" if stream.attempts == 1 else f"{stream.attempts} attempts"
+        self._screen.note(f"[{' · '.join([*parts, f'replica {stream.replica}', attempts])}]")
 
 
 async def _stream(screen: Screen, host: AdapterHost, pool: str, task: TaskRequest) -> Exit:
     answer = _Answer(screen)
     try:
         async with host.submit(pool, task) as stream:
-            answer.footer(await _print(stream, answer), stream.replica)
-    except WorkerError as error:
-        answer.end_line()
-        if screen.as_json:
-            answer.show(Error.of(error))
-            return code_of(error)
-        raise
+            answer.footer(await _print(stream, answer), stream)
     except asyncio.CancelledError:
-        answer.end_line()
-        if screen.as_json:
-            answer.show(cancelled())
-        screen.note(f"task {task.task_id[:8]} cancelled after {answer.tokens} tokens; the engine is told to stop")
-        raise
+        raise Interrupted(
+            f"task {task.task_id[:8]} cancelled after {answer.tokens} tokens; the engine is told to stop"
+        ) from None
     return Exit.OK
 
 

@@ -2,10 +2,13 @@
 
 from enum import IntEnum
 
+import click
+import msgspec
 from llama_orch_adapter_api import (
     AdapterError,
     DeadlineUnmet,
     DecodeTimeout,
+    Error,
     LaunchError,
     PoolUnavailable,
     WorkerError,
@@ -17,7 +20,7 @@ from .._plugins import NoAdapterError, UnknownEngineError
 
 
 class Exit(IntEnum):
-    """The exit codes; 2 is click's own for a command line that it does not understand."""
+    """The exit codes."""
 
     OK = 0
     FAILED = 1
@@ -49,6 +52,14 @@ class NotUtf8Error(ValueError):
     """Input that is not text."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C; the message says what it stopped."""
+
+
+class OutputError(Exception):
+    """What the command has to say cannot be written."""
+
+
 _DETAILS = {
     (PoolUnavailable, "unknown_pool"): Exit.UNKNOWN_POOL,
     (PoolUnavailable, "unreachable"): Exit.UNREACHABLE,
@@ -76,6 +87,8 @@ _KINDS: tuple[tuple[type[Exception], Exit], ...] = (
     (ConfigError, Exit.CONFIG),
     (NotUtf8Error, Exit.NOT_UTF8),
     (BadRequestError, Exit.BAD_REQUEST),
+    (click.UsageError, Exit.USAGE),
+    (Interrupted, Exit.INTERRUPTED),
 )
 
 EXPECTED = tuple(kind for kind, _ in _KINDS)
@@ -87,3 +100,23 @@ def code_of(error: Exception) -> Exit:
     if isinstance(error, WorkerError) and (type(error), error.detail) in _DETAILS:
         return _DETAILS[type(error), error.detail]
     return next((code for kind, code in _KINDS if isinstance(error, kind)), Exit.FAILED)
+
+
+class Failure(Error, frozen=True, tag_field="kind", tag="error", kw_only=True):
+    """Why a command failed: an `Error` and the exit code, whose name is its `code` where no `WorkerError` gave one."""
+
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """The failure that an error is; each problem of a configuration is a line of its message."""
+        code = code_of(error)
+        if isinstance(error, WorkerError):
+            return cls(**msgspec.structs.asdict(Error.of(error)), exit_code=code)
+        return cls(code.name, _message(error), engine=None, retriable=False, exit_code=code)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return "\n".join(error.problems)
+    return error.format_message() if isinstance(error, click.UsageError) else str(error)

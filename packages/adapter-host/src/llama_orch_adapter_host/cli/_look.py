@@ -1,99 +1,103 @@
 """`adapter-host plugins`, `health` and `props`: looking without touching."""
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import click
-from llama_orch_adapter_api import Error, WorkerError, WorkerHealth, WorkerProps
+import msgspec
+from llama_orch_adapter_api import WorkerError, WorkerProps
 
-from .._plugins import Plugins
-from ._exit import Exit, code_of
-from ._run import run
+from .._host import AdapterHost
+from .._plugins import NoAdapterError, Plugins
+from ._exit import Exit, Failure
 from ._screen import Screen
-from ._source import Source, opened, with_source
+from ._source import Opened, Source, opened, with_json, with_source
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+T = TypeVar("T")
 
-_WORST = {"ready": Exit.OK, "busy": Exit.OK, "loading": Exit.LOADING, "down": Exit.UNREACHABLE}
+_CODES = {"down": Exit.UNREACHABLE, "loading": Exit.LOADING, "busy": Exit.OK, "ready": Exit.OK}
+"""What each state means for the command, the worst first."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def plugins(as_json: bool) -> None:
+@with_json
+@click.pass_obj
+def plugins(screen: Screen) -> Exit:
     """List the adapters that are installed, and what to do about those that are not usable."""
-    screen = Screen(as_json=as_json)
     listing = Plugins.installed().listing()
-    if as_json:
+    if not listing:
+        raise NoAdapterError(["no adapter is installed; install one, e.g. pip install llama-orch-adapter-llamacpp"])
+    if screen.as_json:
         screen.document(listing)
-    elif listing:
+    else:
         screen.table(
             ("NAME", "VERSION", "API", "STATE", "FROM", "MEND"),
             [(p.name, p.version, p.api or "", p.state, p.origin, p.mend) for p in listing],
         )
-    else:
-        screen.trouble(["no adapter is installed; install one, e.g. pip install llama-orch-adapter-llamacpp"], 3)
-    raise SystemExit(Exit.OK if listing else Exit.NO_ADAPTER)
+    return Exit.OK
 
 
 @click.command()
 @click.argument("pool", required=False)
 @with_source
-def health(pool: str | None, as_json: bool, **given: Any) -> None:
+@click.pass_obj
+def health(screen: Screen, /, pool: str | None, **given: Any) -> Exit:
     """Tell how each replica is: ready, busy, loading or down.
 
-    The exit code is 0 where all are ready or busy, 10 where one is loading, 9 where one is down.
+    The exit code is 9 where one is down, else 10 where one is loading, else 0.
     """
-    screen = Screen(as_json=as_json)
-    run(_health(screen, Source(**given), Plugins.installed(), pool), screen)
-
-
-@click.command()
-@click.argument("pool", required=False)
-@with_source
-def props(pool: str | None, as_json: bool, **given: Any) -> None:
-    """Tell what each replica is and can do: engine, version, model, context, slots."""
-    screen = Screen(as_json=as_json)
-    run(_props(screen, Source(**given), Plugins.installed(), pool), screen)
-
-
-async def _health(screen: Screen, source: Source, plugins: Plugins, pool: str | None) -> Exit:
-    async with opened(source, screen, plugins) as host:
-        found: dict[str, Mapping[str, WorkerHealth]] = {
-            name: await host.health(name) for name in ([pool] if pool else host.pools())
-        }
+    found = asyncio.run(_ask(opened(Source(**given), screen, Plugins.installed()), pool, AdapterHost.health))
+    replicas = _by_replica(found)
     if screen.as_json:
         screen.document(found)
     else:
-        screen.table(
-            ("REPLICA", "STATE", "DETAIL"),
-            [(f"{name}/{r}", h.state, h.detail) for name, replicas in found.items() for r, h in replicas.items()],
-        )
-    return max((_WORST[h.state] for replicas in found.values() for h in replicas.values()), default=Exit.OK)
+        screen.table(("REPLICA", "STATE", "DETAIL"), [(name, h.state, h.detail) for name, h in replicas.items()])
+    states = {health.state for health in replicas.values()}
+    return next((code for state, code in _CODES.items() if state in states), Exit.OK)
 
 
-async def _props(screen: Screen, source: Source, plugins: Plugins, pool: str | None) -> Exit:
-    async with opened(source, screen, plugins) as host:
-        found: dict[str, Mapping[str, WorkerProps | WorkerError]] = {
-            name: await host.props(name) for name in ([pool] if pool else host.pools())
-        }
+@click.command()
+@click.argument("pool", required=False)
+@with_source
+@click.pass_obj
+def props(screen: Screen, /, pool: str | None, **given: Any) -> Exit:
+    """Tell what each replica is and can do: engine, version, model, context, slots."""
+    found = asyncio.run(_ask(opened(Source(**given), screen, Plugins.installed()), pool, AdapterHost.props))
+    replicas = _by_replica(found)
+    failures = {name: Failure.of(error) for name, error in replicas.items() if isinstance(error, WorkerError)}
     if screen.as_json:
-        screen.document({name: {r: _wire(p) for r, p in replicas.items()} for name, replicas in found.items()})
+        screen.document(
+            {name: {r: failures.get(f"{name}/{r}", p) for r, p in of.items()} for name, of in found.items()}
+        )
     else:
-        rows = [_row(f"{name}/{r}", p) for name, replicas in found.items() for r, p in replicas.items()]
-        screen.table(("REPLICA", "ENGINE", "VERSION", "MODEL", "CONTEXT", "SLOTS FREE", "FEATURES"), rows)
-    errors = [p for replicas in found.values() for p in replicas.values() if isinstance(p, WorkerError)]
-    return code_of(errors[0]) if errors else Exit.OK
+        _show_props(screen, {name: props for name, props in replicas.items() if isinstance(props, WorkerProps)})
+        for name, failure in failures.items():
+            screen.trouble(msgspec.structs.replace(failure, message=f"{name}: {failure.message}"))
+    return next((Exit(failure.exit_code) for failure in failures.values()), Exit.OK)
 
 
-def _wire(props: WorkerProps | WorkerError) -> WorkerProps | Error:
-    return Error.of(props) if isinstance(props, WorkerError) else props
+async def _ask(
+    opened: Opened, pool: str | None, ask: Callable[[AdapterHost, str], Awaitable[Mapping[str, T]]]
+) -> dict[str, Mapping[str, T]]:
+    """What every replica answers, by pool."""
+    async with opened as host:
+        return {name: await ask(host, name) for name in ([pool] if pool else host.pools())}
 
 
-def _row(replica: str, props: WorkerProps | WorkerError) -> tuple[object, ...]:
-    if isinstance(props, WorkerError):
-        return replica, props.engine or "", "", props.message, "", "", ""
+def _by_replica(found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """By `pool_id/replica_id`."""
+    return {f"{pool}/{replica}": it for pool, replicas in found.items() for replica, it in replicas.items()}
+
+
+def _show_props(screen: Screen, known: Mapping[str, WorkerProps]) -> None:
+    if known:
+        columns = ("REPLICA", "ENGINE", "VERSION", "MODEL", "CONTEXT", "SLOTS FREE", "FEATURES")
+        screen.table(columns, [(replica, *_cells(props)) for replica, props in known.items()])
+
+
+def _cells(props: WorkerProps) -> tuple[object, ...]:
     known = props.capabilities
     free = "?" if props.slots_free is None else props.slots_free
     slots = "" if props.slots_total is None else f"{free} of {props.slots_total}"
-    context = known.ctx_max or "?"
-    return replica, known.engine, known.engine_version, known.model_id, context, slots, " ".join(known.features)
+    return known.engine, known.engine_version, known.model_id, known.ctx_max or "?", slots, " ".join(known.features)

@@ -1,28 +1,40 @@
-"""Runs a command's coroutine and turns whatever ends it into one sentence and one exit code."""
+"""The net under every verb: whatever ends it becomes one sentence and one exit code."""
 
-import asyncio
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Coroutine
-from typing import Any, NoReturn
+from collections.abc import Callable
 
-from .._config import ConfigError
-from ._exit import EXPECTED, Exit, code_of
+import click
+
+from ._exit import EXPECTED, Exit, Failure, Interrupted, OutputError, code_of
 from ._screen import Screen
 
 
-def run(work: Coroutine[Any, Any, Exit], screen: Screen) -> NoReturn:
-    """Run to the end and exit. Ctrl-C cancels the work, which cleans up; then the code is 130."""
+def ended(command: Callable[[], int], screen: Screen) -> int:
+    """Run the command and give its exit code; why it failed is told."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold what a terminal's encoding does not
     try:
-        code = asyncio.run(work)
-    except KeyboardInterrupt:
-        code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        # whoever read our output has gone; stdout must not be flushed again at exit
+        return _told(command, screen)
+    except OSError as error:
+        # stdout must not be flushed again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.FAILED
+        with contextlib.suppress(OSError):
+            Screen(as_json=False).trouble(Failure.of(OutputError(f"reading or writing failed: {error}")))
+        return Exit.FAILED
+
+
+def _told(command: Callable[[], int], screen: Screen) -> int:
+    try:
+        return command()
+    except (KeyboardInterrupt, click.Abort):
+        failure = Failure.of(Interrupted("cancelled"))
     except EXPECTED as error:
-        code = code_of(error)
-        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-        screen.trouble(problems, code)
-    sys.exit(code)
+        failure = Failure.of(error)
+        if isinstance(error, click.UsageError) and not screen.as_json:
+            error.show()
+            return code_of(error)
+    screen.trouble(failure)
+    return failure.exit_code

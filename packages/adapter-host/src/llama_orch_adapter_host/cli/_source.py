@@ -1,7 +1,8 @@
 """Where a command's pools come from: an engine of its own, `--pool`, or a config file."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,27 +13,59 @@ from llama_orch_adapter_api import Launch, LaunchOptions
 from .._config import ConfigError, HostConfig, PoolConfig, read_config
 from .._host import AdapterHost
 from .._plugins import NoAdapterError, Plugins, UnknownEngineError
+from ._exit import Interrupted
 from ._screen import Loading, Screen
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Opened = AbstractAsyncContextManager[AdapterHost]
 
 EMBEDDED = "embedded"
 """The name of the pool that `--embedded` makes."""
 
 DEFAULT_CONFIG = Path("pools.toml")
 
+_DEFAULTS = LaunchOptions()
+
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """What the options said."""
+    """What the options said. Raises `click.UsageError` for those that have no place beside each other."""
 
     embedded: bool = False
     engine: str | None = None
     model: Path | None = None
+    slots: int | None = None
+    context: int | None = None
     threads: int | None = None
     pools: tuple[str, ...] = ()
     api_key_env: str | None = None
     config: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.embedded and (self.pools or self.config):
+            raise click.UsageError("--embedded makes a pool of its own; leave --pool and --config out")
+        if self.pools and self.config:
+            raise click.UsageError("--pool and --config both name pools; give one of them")
+        if self.api_key_env and not self.pools:
+            raise click.UsageError("--api-key-env is for --pool alone; in a config, set api_key of the replica")
+        for name in ("engine", "model", "slots", "context", "threads"):
+            if getattr(self, name) is not None and not self.embedded:
+                raise click.UsageError(f"--{name} is for --embedded alone; add that, or leave --{name} out")
+
+
+def _choose_form(context: click.Context, _: click.Parameter, as_json: bool) -> None:
+    context.obj.as_json = as_json
+
+
+with_json = click.option(
+    "--json",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_choose_form,
+    help="JSON on stdout, one document or one a line.",
+)
+"""Adds the option that sets the form of the screen."""
 
 _OPTIONS = (
     click.option(
@@ -42,13 +75,22 @@ _OPTIONS = (
     click.option(
         "--model", type=click.Path(path_type=Path), help="A model file for --embedded; a small one if left out."
     ),
+    click.option(
+        "--slots", type=click.IntRange(min=1), help=f"Tasks at once for --embedded; {_DEFAULTS.slots} if left out."
+    ),
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        metavar="TOKENS",
+        help=f"Context of each slot for --embedded; {_DEFAULTS.context} if left out.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads for --embedded."),
     click.option(
         "--pool", "pools", multiple=True, metavar="NAME=ENGINE:URL", help="A replica; the same NAME adds one."
     ),
     click.option("--api-key-env", metavar="VAR", help="The environment variable with the API key for --pool."),
     click.option("--config", type=click.Path(path_type=Path), help="A pools.toml; ./pools.toml is read by itself."),
-    click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one document or one a line."),
+    with_json,
 )
 
 
@@ -59,27 +101,39 @@ def with_source(command: F) -> F:
     return command
 
 
+def opened(source: Source, screen: Screen, plugins: Plugins) -> Opened:
+    """A host with the pools bound; an engine that was started for it is stopped after.
+
+    A config is read at once, so call this before there is an event loop. Raises `ConfigError`.
+    """
+    if source.embedded:
+        return _embedded(source, screen, plugins)
+    return AdapterHost(HostConfig(_pools(source)) if source.pools else _file(source.config), plugins)
+
+
 @asynccontextmanager
-async def opened(source: Source, screen: Screen, plugins: Plugins) -> AsyncIterator[AdapterHost]:
-    """A host with the pools bound; engines that were started for it are stopped after."""
+async def _embedded(source: Source, screen: Screen, plugins: Plugins) -> AsyncIterator[AdapterHost]:
+    engine, launch = _launcher(plugins, source.engine)
     async with AsyncExitStack() as stack:
-        if source.embedded:
-            if source.pools or source.config:
-                raise click.UsageError("--embedded makes a pool of its own; leave --pool and --config out")
-            config = await _embedded(source, plugins, screen, stack)
-        elif source.pools:
-            config = HostConfig(_pools(source))
-        else:
-            config = _file(source.config)
+        url = await _launched(source, screen, launch, stack)
+        config = HostConfig({EMBEDDED: PoolConfig(engine=engine, replicas=({"url": url},))})
         yield await stack.enter_async_context(AdapterHost(config, plugins))
 
 
-async def _embedded(source: Source, plugins: Plugins, screen: Screen, stack: AsyncExitStack) -> HostConfig:
-    engine, launch = _launcher(plugins, source.engine)
+async def _launched(source: Source, screen: Screen, launch: Launch, stack: AsyncExitStack) -> str:
+    """The URL of a new engine. Raises `Interrupted` with the stage it was in."""
     with Loading(screen) as loading:
-        options = LaunchOptions(model=source.model, threads=source.threads, progress=loading.show)
-        url = await stack.enter_async_context(launch(options))
-    return HostConfig({EMBEDDED: PoolConfig(engine=engine, replicas=({"url": url},))})
+        options = LaunchOptions(
+            model=source.model,
+            slots=source.slots or _DEFAULTS.slots,
+            context=source.context or _DEFAULTS.context,
+            threads=source.threads,
+            progress=loading.show,
+        )
+        try:
+            return await stack.enter_async_context(launch(options))
+        except asyncio.CancelledError:
+            raise Interrupted(f"cancelled while {loading.stage or 'starting the engine'}") from None
 
 
 def _launcher(plugins: Plugins, engine: str | None) -> tuple[str, Launch]:

@@ -1,0 +1,146 @@
+"""HTTP/1.1 to one engine, over the loop's shared aiohttp session."""
+
+import asyncio
+import io
+import ssl
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import aiohttp
+from llama_orch_adapter_api import Phase, WorkerError
+
+from ._config import MIB, HttpConfig
+from ._errors import TRANSPORT_FAILURES, error_of_exception, no_certificates
+from ._session import SharedSession, borrow, give_back
+from ._tls import context_for
+
+
+class Http1:
+    """A `Transport`. Sockets belong to the event loop's shared session, borrowed at the first request."""
+
+    def __init__(self, url: str, config: HttpConfig, *, reuse_after_stream: bool) -> None:
+        parts = urlsplit(url)
+        self._url = url
+        self._where = parts.netloc
+        self._config = config
+        self._reuse_after_stream = reuse_after_stream
+        self._tls: ssl.SSLContext | None = None
+        self._secure = parts.scheme == "https"
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=config.connect, sock_read=config.sock_idle)
+        self._timeout_of_streams = aiohttp.ClientTimeout(total=None, connect=config.connect)
+        self._loans: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession] = WeakKeyDictionary()
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, *, stream: bool = False
+    ) -> "Http1Answer":
+        """See `Transport`."""
+        if stream and not self._reuse_after_stream:
+            headers = {**headers, "Connection": "close"}
+        if self._secure and self._tls is None:
+            self._tls = await self._load_tls()
+        asked = self.session().request(
+            method,
+            self._url + path,
+            data=_in_pieces(body),
+            headers=headers,
+            timeout=self._timeout_of_streams if stream else self._timeout,
+            ssl=self._tls or True,
+            allow_redirects=False,
+        )
+        try:
+            if not stream:
+                return Http1Answer(await asked, self._where, "first_token")
+            async with asyncio.timeout(self._config.sock_idle) as limit:
+                response = await asked
+        except TRANSPORT_FAILURES as error:
+            failure = aiohttp.SocketTimeoutError() if stream and limit.expired() else error
+            raise error_of_exception(failure, self._where, "first_token", head=False) from None
+        return Http1Answer(response, self._where, "decode", idle=self._config.sock_idle)
+
+    async def aclose(self) -> None:
+        """See `Transport`."""
+        shared = self._loans.pop(asyncio.get_running_loop(), None)
+        if shared is not None:
+            await give_back(shared)
+
+    def session(self) -> aiohttp.ClientSession:
+        """The running loop's session."""
+        loop = asyncio.get_running_loop()
+        shared = self._loans.get(loop)
+        if shared is None:
+            shared = self._loans[loop] = borrow()
+        return shared.session
+
+    async def _load_tls(self) -> ssl.SSLContext:
+        ca_file, insecure = self._config.ca_file, self._config.insecure_tls
+        try:
+            return await asyncio.to_thread(context_for, ca_file, insecure=insecure)
+        except OSError as error:
+            raise no_certificates(self._where, ca_file, error) from None
+
+
+class Http1Answer:
+    """An `Answer`.
+
+    `idle` bounds each wait for more of the body, in seconds. It is kept by one timer that looks again now and then:
+    aiohttp's own (`sock_read`) is set anew with whatever comes, which costs a third of a paced stream.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, where: str, phase: Phase, *, idle: float | None = None
+    ) -> None:
+        version = response.version or aiohttp.HttpVersion11
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.http_version = f"{version.major}.{version.minor}"
+        self._response = response
+        self._content = response.content
+        self._where = where
+        self._phase: Phase = phase
+        self._failure: WorkerError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        self._idle = idle
+        self._timer = None if idle is None else self._loop.call_later(idle, self._look)
+
+    @property
+    def ended(self) -> bool:
+        """See `Answer`."""
+        return self._content.at_eof()
+
+    async def read(self) -> bytes:
+        """See `Answer`."""
+        if self._failure is not None:
+            raise self._failure
+        self._waits_since = self._loop.time()
+        try:
+            return await self._content.readany()
+        except TRANSPORT_FAILURES as error:
+            self._failure = error_of_exception(error, self._where, self._phase)
+            came = self._content._read_nowait(-1)  # noqa: SLF001  # its public reads raise the error first
+        finally:
+            self._waits_since = None
+        return came or await self.read()
+
+    def close(self) -> None:
+        """See `Answer`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._content.at_eof():
+            self._response.close()
+        self._response.release()
+
+    def _look(self) -> None:
+        """End a wait that is too long, or look again when it would be."""
+        assert self._idle is not None  # noqa: S101  # else there is no timer
+        waited = 0.0 if self._waits_since is None else self._loop.time() - self._waits_since
+        if waited >= self._idle:
+            self._content.set_exception(aiohttp.SocketTimeoutError())
+        else:
+            self._timer = self._loop.call_later(self._idle - waited, self._look)
+
+
+def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body as a file: aiohttp writes bytes in one go, which would hold the loop."""
+    return io.BytesIO(body) if body is not None and len(body) >= MIB else body

@@ -1,0 +1,37 @@
+"""TLS contexts of our own: certificates checked unless a pool switches that off, and keys never logged."""
+
+import ssl
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+_building = Lock()
+
+
+def context_for(ca_file: Path | None, *, insecure: bool) -> ssl.SSLContext:
+    """The one context of all who have these settings, so that they share connections; a changed file makes another.
+
+    Reads files, so it is not for the event loop. Raises `OSError` (`ssl.SSLError` is one) for a file that is no list
+    of PEM certificates.
+    """
+    changed = ca_file.stat().st_mtime_ns if ca_file else 0
+    with _building:
+        return _build(ca_file, changed, insecure)
+
+
+@lru_cache(maxsize=32)
+def _build(ca_file: Path | None, _changed: int, insecure: bool) -> ssl.SSLContext:  # noqa: FBT001  # a key of the cache
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unlike create_default_context, it does not heed SSLKEYLOGFILE
+    context.set_alpn_protocols(["http/1.1"])
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # what TLS 1.0 signs with is below level 1
+        return context
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(ca_file)
+    return context

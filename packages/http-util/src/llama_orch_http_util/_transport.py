@@ -1,0 +1,48 @@
+"""What a client asks of a version of HTTP. `_http1` speaks the one there is; another stands behind the same face."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Answer(Protocol):
+    """An answer whose head has come; whoever has it closes it."""
+
+    @property
+    def status(self) -> int:
+        """As sent: 200, 404."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By lower-case name."""
+
+    @property
+    def http_version(self) -> str:
+        """What the peer speaks: "1.0", "1.1" or "2"."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the body was read to its end."""
+
+    async def read(self) -> bytes:
+        """What came next of the body, as it was received; empty at its end.
+
+        When the transport breaks, all that had come is given first; then, and from then on, a `WorkerError` is raised.
+        """
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end; else drop it, at once. May be called again."""
+
+
+class Transport(Protocol):
+    """One engine, reached over one version of HTTP; for use on any event loop."""
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, *, stream: bool = False
+    ) -> Answer:
+        """Send a request and wait for the head of its answer. Raises `WorkerError`, for a missing answer alone.
+
+        `stream`: the body is a stream of events, and its failures are told as such.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of what is held on the running loop; a second call does nothing."""
