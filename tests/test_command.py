@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import time
 import urllib.request
@@ -34,6 +35,7 @@ def test_one_command_streams_a_real_answer(run: Run):
 
     assert code == 0, notes
     assert len(answer.split()) > 3
+    assert re.search(r"^ready after \d+\.\d s$", notes, re.MULTILINE)
     assert "replica embedded/0 · 1 attempt]" in notes
     assert "error" not in notes
     assert "Warning" not in notes

@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llama_orch_adapter_api import BindingInfo, PoolUnavailable, Timeouts
-from llama_orch_adapter_host._flight import Flight
-from llama_orch_adapter_host._registry import Binding
+from llama_orch_adapter_host._registry import Binding, Lease
 from llama_orch_adapter_host._routes import pick
 
 from .adapters import Words, host_of, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
@@ -13,7 +12,7 @@ def pool_of(*busy: int) -> dict[str, Binding]:
     """A pool whose replicas 0, 1, … have so many leases; a policy counts them and looks into none."""
     pool: dict[str, Binding] = {}
     for i, flights in enumerate(busy):
-        leases: set[Flight] = {object() for _ in range(flights)}  # type: ignore[misc]
+        leases: set[Lease] = {object() for _ in range(flights)}  # type: ignore[misc]
         pool[str(i)] = Binding(BindingInfo("chat", str(i), "words", generation=1), Words(), Timeouts(), leases)
     return pool
 

@@ -500,9 +500,10 @@ async def test_a_large_request_on_a_stale_connection() -> None:
 @pytest.mark.parametrize("reply", [CUT, Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", reset=True)])
 async def test_a_kept_connection_that_answered(reply: Reply) -> None:
     """A kept connection that ends inside the answer is not stale."""
-    async with LoopbackEngine({GET: [Reply.json(200, {}), reply]}) as engine, HttpClient(engine.url) as client:
+    script = {GET: Reply.json(200, {}), POST: reply}
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url) as client:
         await client.request("GET", "/health")
-        error = await failure(client)
+        error = await failure(client, "POST", "/tasks")
 
     assert (type(error), error.stale_connection, error.answered) == (WorkerReset, False, True)
 
@@ -584,13 +585,30 @@ async def test_chunks_that_are_no_chunks(size: bytes) -> None:
 
 async def test_long_lived_connections_hold_no_answers() -> None:
     """An answer that was read is forgotten, though its connection stays."""
-    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+    script = {GET: Reply.json(200, {}), POST: Reply.sse([{"n": 0}, "[DONE]"])}
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url) as client:
         for _ in range(20):
             await client.request("GET", "/health")
+            async with client.stream("/tasks", {}, ANYTHING) as events:
+                assert [batch async for batch in events] == [[{"n": 0}]]
         gc.collect()
 
         assert engine.connections_made == 1
         assert sum(isinstance(thing, aiohttp.ClientResponse) for thing in gc.get_objects()) <= 1
+
+
+async def test_a_kept_connection_that_is_reset_while_idle(caplog: pytest.LogCaptureFixture) -> None:
+    """An idle connection that its engine resets ends in silence, and the next request has a new one."""
+    reply = Reply(Reply.json(200, {}).pieces, "reset")
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        for _ in range(2):
+            assert (await client.request("GET", "/health")).status == 200
+            await engine.deserted()
+            await asyncio.sleep(0)  # the reset comes in
+        assert engine.connections_made == 2
+    gc.collect()
+
+    assert caplog.records == []
 
 
 def never_found(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> str:

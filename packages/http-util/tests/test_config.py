@@ -4,7 +4,6 @@ import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 from llama_orch_adapter_api import Secret, Timeouts
 from llama_orch_http_util import HttpClient, HttpConfig
@@ -250,10 +249,10 @@ def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"max_bdoy": 1}, "Object contains unknown field `max_bdoy`"),
-        ({"max_body": "8M"}, "Expected `int`, got `str` - at `$.max_body`"),
-        ({"ca_file": 7}, "expected str, bytes or os.PathLike object, not int - at `$.ca_file`"),
-        ({"http_version": "3"}, "Invalid enum value '3' - at `$.http_version`"),
+        ({"max_bdoy": 1}, "http: Object contains unknown field `max_bdoy`"),
+        ({"max_body": "8M"}, "http: Expected `int`, got `str` - at `$.max_body`"),
+        ({"ca_file": 7}, "http: expected str, bytes or os.PathLike object, not int - at `$.ca_file`"),
+        ({"http_version": "3"}, "http: Invalid enum value '3' - at `$.http_version`"),
         ({"http_version": "2"}, 'http.http_version "2" is not spoken yet; give "auto" or "1.1"'),
         (
             {"insecure_tls": True, "ca_file": "/etc/ca.pem"},
@@ -272,7 +271,7 @@ def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: 
 )
 def test_refused_overrides(overrides: dict[str, Any], message: str) -> None:
     """A misspelt name, a wrong type and a limit that limits nothing are refused by name."""
-    with pytest.raises(msgspec.ValidationError) as caught:
+    with pytest.raises(ValueError, match="http") as caught:
         HttpConfig.of(overrides, Timeouts())
 
     assert str(caught.value) == message

@@ -91,6 +91,7 @@ async def test_a_new_session_while_the_old_one_closes() -> None:
 
         assert new is not old
         assert (old.session.closed, new.session.closed) == (True, False)
+        assert list(_session._sessions.values()) == [new]
         await give_back(new)
 
 

@@ -253,15 +253,20 @@ async def test_the_loop_goes_on_while_the_file_is_read(tmp_path: Path) -> None:
 
 
 async def test_clients_of_one_setting_share(ca_file: Path) -> None:
-    """Clients that trust alike share connections, and the reading of the file, even when they begin at once."""
+    """Clients that trust alike share connections, and one reading of the file, even when they begin at once."""
+    write(ca_file, *[OTHER_CA] * 300, CA)  # takes its time
+    clients = [HttpClient("https://127.0.0.1:1", HttpConfig(ca_file=ca_file)) for _ in range(8)]
     _tls._build.cache_clear()
-    async with answering(issued()) as engine, HttpClient(engine.url, HttpConfig(ca_file=ca_file)) as first:
+    await asyncio.gather(*(failure(client) for client in clients))
+    async with answering(issued()) as engine:
         for _ in range(2):
-            async with HttpClient(engine.url, HttpConfig(ca_file=ca_file)) as other:
-                await asyncio.gather(first.request("GET", "/health"), other.request("GET", "/health"))
+            async with HttpClient(engine.url, HttpConfig(ca_file=ca_file)) as client:
+                await client.request("GET", "/health")
 
         assert _tls._build.cache_info().misses == 1
-        assert engine.connections_made == 2
+        assert engine.connections_made == 1
+    for client in clients:
+        await client.aclose()
 
 
 async def test_clients_of_other_settings_do_not(ca_file: Path) -> None:

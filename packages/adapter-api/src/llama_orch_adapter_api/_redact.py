@@ -76,32 +76,29 @@ class _Needle(NamedTuple):
 class _Alive:
     """The secrets that are alive, held weakly, and what to look for because of them.
 
-    Threads may make secrets and drop them, and the collector may drop them at any moment: each step here is a single
-    one of the interpreter's, so that no lock is needed.
+    Threads may make secrets and drop them, and the collector may drop them at any moment, in the middle of anything:
+    each step here is a single one of the interpreter's, so that no lock is needed, and a drop runs no code of ours.
     """
 
     def __init__(self) -> None:
-        self._secrets: dict[ref[Secret], None] = {}
-        self._change = object()
-        self._known: tuple[object, tuple[_Needle, ...], int] = (self._change, (), 0)
+        self._secrets: set[ref[Secret]] = set()
+        self._newest = object()
+        self._known: tuple[object, int, tuple[_Needle, ...], int] = (self._newest, 0, (), 0)
 
     def add(self, secret: Secret) -> None:
-        self._secrets[ref(secret, self._drop)] = None
-        self._change = object()
-
-    def _drop(self, secret: ref[Secret]) -> None:
-        self._secrets.pop(secret, None)
-        self._change = object()
+        self._secrets.add(ref(secret, self._secrets.discard))
+        self._newest = object()
 
     def needles(self) -> tuple[tuple[_Needle, ...], int]:
         """What to look for, and the length of the longest."""
-        change, needles, longest = self._known
-        if change is not self._change:
-            change = self._change  # read before the secrets: what comes later changes it again
-            values = {secret.reveal() for each in self._secrets.copy() if (secret := each()) is not None}
+        newest, count, needles, longest = self._known
+        if newest is not self._newest or count != len(self._secrets):
+            newest = self._newest  # read before the secrets: what is added later makes another
+            secrets = self._secrets.copy()
+            values = {secret.reveal() for each in secrets if (secret := each()) is not None}
             needles = tuple({needle: None for value in values for needle in _needles(value)})
             longest = max((len(needle.text) for needle in needles), default=0)
-            self._known = (change, needles, longest)
+            self._known = (newest, len(secrets), needles, longest)
         return needles, longest
 
 

@@ -160,7 +160,7 @@ class AdapterHost:
             bindings = self._registry.all()
             for errand in tuple(self._errands):
                 errand.cancel()
-            await asyncio.gather(*(flight.stop() for binding in bindings for flight in binding.leases))
+            await asyncio.gather(*(lease.stop() for binding in bindings for lease in binding.leases))
             self._watch.close()
             await asyncio.gather(
                 *(farewell(binding, "closing the adapter", binding.adapter.aclose) for binding in bindings)

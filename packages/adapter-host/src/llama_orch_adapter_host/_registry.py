@@ -1,23 +1,27 @@
 """Which adapter stands for which replica. A binding never changes: what replaces it is another one."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 from llama_orch_adapter_api import BindingInfo, PoolUnavailable, Timeouts, WorkerAdapter
 
 from ._config import ConfigError
 
-if TYPE_CHECKING:
-    from ._flight import Flight
+
+class Lease(Protocol):
+    """A use of a binding: as long as there is one, the adapter lives."""
+
+    async def stop(self) -> None:
+        """End it, and wait until the adapter has let go."""
 
 
 class Binding(msgspec.Struct, frozen=True, eq=False):
-    """One adapter bound to one replica. `leases` are the flights that use it now; the adapter lives while one does."""
+    """One adapter bound to one replica. `leases` are the flights that use it now."""
 
     info: BindingInfo
     adapter: WorkerAdapter
     timeouts: Timeouts
-    leases: "set[Flight]" = msgspec.field(default_factory=set)
+    leases: set[Lease] = msgspec.field(default_factory=set)
 
     @property
     def replica(self) -> str:

@@ -57,10 +57,14 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @classmethod
     def of(cls, overrides: Mapping[str, Any], timeouts: Timeouts) -> Self:
-        """A pool's `http` table over what follows from its timeouts. Raises `msgspec.ValidationError`."""
+        """A pool's `http` table over what follows from its timeouts. Raises `ValueError` that names the table."""
         backstop = max(600.0, 2 * timeouts.first_token, 2 * timeouts.idle)
         table = {"connect": timeouts.connect, "sock_idle": backstop, **overrides}
-        return msgspec.convert(table, cls, dec_hook=lambda kind, value: kind(value))  # for the Path
+        try:
+            return msgspec.convert(table, cls, dec_hook=lambda kind, value: kind(value))  # for the Path
+        except msgspec.ValidationError as error:
+            told = str(error)
+            raise ValueError(told if told.startswith("http.") else f"http: {told}") from None
 
 
 _METADATA = frozenset(

@@ -1,6 +1,7 @@
 """Where a command's pools come from: an engine of its own, `--pool`, or a config file."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -122,6 +123,7 @@ async def _embedded(source: Source, screen: Screen, plugins: Plugins) -> AsyncIt
 
 async def _launched(source: Source, screen: Screen, launch: Launch, stack: AsyncExitStack) -> str:
     """The URL of a new engine. Raises `Interrupted` with the stage it was in."""
+    began = time.monotonic()
     with Loading(screen) as loading:
         options = LaunchOptions(
             model=source.model,
@@ -131,9 +133,11 @@ async def _launched(source: Source, screen: Screen, launch: Launch, stack: Async
             progress=loading.show,
         )
         try:
-            return await stack.enter_async_context(launch(options))
+            url = await stack.enter_async_context(launch(options))
         except asyncio.CancelledError:
             raise Interrupted(f"cancelled while {loading.stage or 'starting the engine'}") from None
+    screen.note(f"ready after {time.monotonic() - began:.1f} s")
+    return url
 
 
 def _launcher(plugins: Plugins, engine: str | None) -> tuple[str, Launch]:
