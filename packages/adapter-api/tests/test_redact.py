@@ -11,6 +11,7 @@ import pprint
 import random
 import secrets
 import string
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection
@@ -309,6 +310,7 @@ def test_a_value_that_no_encoding_takes() -> None:
     assert secret.reveal() == value
 
 
+@pytest.mark.skipif("coverage" in sys.modules, reason="its tracer's own lock hangs under threads that leave garbage")
 def test_threads() -> None:
     """Secrets that come and go in other threads never hide one that stays (ORCH-3613)."""
     secret = Secret(CANARY)

@@ -491,3 +491,23 @@ def test_without_rich_the_extra_is_named(acme: Callable[..., Result], monkeypatc
     monkeypatch.setattr(sys, "argv", ["adapter-host", "plugins"])
     with pytest.raises(SystemExit, match=r"pip install 'llama-orch-adapter-host\[cli\]'"):
         main()
+
+
+@pytest.mark.parametrize("arguments", [["--pool", "\udcff=x:http://y"], ["--config", "\udcff"]])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_argument_that_is_no_text(arguments: list[str], form: list[str]):
+    """Bytes that are not UTF-8 in an option end in the code for that, also as JSON."""
+    ended = CliRunner().invoke(app, ["health", *form, *arguments])
+
+    assert ended.exit_code == Exit.NOT_UTF8, ended.output
+    assert "is not UTF-8" in ended.output
+
+
+def test_messages_that_are_nested_too_deep(tmp_path: Path):
+    """JSON that no reader can follow is a bad request, and no traceback."""
+    deep = tmp_path / "deep.json"
+    deep.write_text('[{"role":"user","content":"x","z":' + "[" * 100_000 + "]" * 100_000 + "}]")
+    ended = CliRunner().invoke(app, ["chat", "--messages", str(deep), "--pool", "c=x:http://y"])
+
+    assert ended.exit_code == Exit.BAD_REQUEST, ended.output
+    assert "nested too deep" in ended.output

@@ -179,7 +179,7 @@ def test_binding_by_hand(caplog: pytest.LogCaptureFixture):
     with pytest.raises(ConfigError, match="replica chat/0: Object contains unknown field `colour`"):
         host.bind("chat", "words", {"colour": "red"})
 
-    (context, _) = contexts
+    (context,) = contexts
     assert (info.pool_id, info.replica_id, info.engine, info.generation) == ("chat", "r1", "words", 1)
     assert (context.config, context.timeouts, context.http) == (Config("http://x"), limits, {"a": 1})
     assert abs(context.clock() - time.monotonic()) < 60
@@ -591,3 +591,34 @@ async def test_shutdown_does_not_wait_for_the_deaf():
     while flight._waiting is not None:  # so that the test leaves nothing
         flight._insist(flight._waiting)
         await asyncio.sleep(0.1)
+
+
+@virtual
+async def test_a_stopped_host_takes_nothing_more():
+    """Battery 30: once it stops, a host neither binds nor asks: both would reach for what it has let go of."""
+    host = host_of(Words())
+    await host.aclose()
+
+    with pytest.raises(PoolUnavailable) as refused:
+        host.bind("pool", "words", {}, replica_id="late")
+    for ask in (host.health, host.props):
+        with pytest.raises(PoolUnavailable) as asked:
+            await ask("pool")
+        assert (refused.value.detail, asked.value.detail) == ("draining", "draining")
+
+
+@virtual
+async def test_what_was_built_beside_a_failure_is_closed():
+    """ORCH-3600: adapters that were built and never bound are closed once, with the host; a taken id builds none."""
+    built = [Words(), Words()]
+    plugins = plugins_with(*built)
+    config = parse_config(b'[pools.chat]\nengine = "words"\nreplicas = [{}, {}, {}]')
+    with pytest.raises(ConfigError, match="IndexError"):
+        async with AdapterHost(config, plugins):
+            pass
+    host = host_of(Words(), Words())
+    with pytest.raises(ConfigError, match="is bound already"):
+        host.bind("pool", "words", {}, replica_id="1")
+    await host.aclose()
+
+    assert [adapter.closed for adapter in built] == [1, 1]

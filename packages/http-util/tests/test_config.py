@@ -251,7 +251,7 @@ def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: 
     [
         ({"max_bdoy": 1}, "http: Object contains unknown field `max_bdoy`"),
         ({"max_body": "8M"}, "http: Expected `int`, got `str` - at `$.max_body`"),
-        ({"ca_file": 7}, "http: expected str, bytes or os.PathLike object, not int - at `$.ca_file`"),
+        ({"ca_file": 7}, "http: Expected a path as `str`, got `int` - at `$.ca_file`"),
         ({"http_version": "3"}, "http: Invalid enum value '3' - at `$.http_version`"),
         ({"http_version": "2"}, 'http.http_version "2" is not spoken yet; give "auto" or "1.1"'),
         (

@@ -364,6 +364,46 @@ async def test_the_last_chunk_may_come_late() -> None:
         assert engine.connections_made == 1
 
 
+async def test_what_follows_a_complete_answer_is_given() -> None:
+    """Events that come after the answer was called complete are events all the same, to the end of the stream."""
+    reply = Reply.sse([*pieces(0, 1, 2), DONE])
+    async with answering(reply) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert await anext(events) == [Piece(0)]
+        events.complete()
+
+        assert await rest_of(events) == [1, 2]
+
+
+def test_a_complete_answer_is_not_waited_on_for_long() -> None:
+    """A stream whose answer is complete ends a second later, though its engine never ends it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with answering(Reply.sse(pieces(0), hang=True)) as engine, HttpClient(engine.url) as client:
+            begun = loop.time()
+            async with ask(client) as events:
+                assert await anext(events) == [Piece(0)]
+                events.complete()
+                assert await rest_of(events) == []
+
+            assert loop.time() - begun == pytest.approx(1, abs=0.1)
+            await (await engine.request()).disconnected()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_a_break_takes_nothing_from_a_complete_answer(reset: bool) -> None:
+    """A connection that breaks after the answer was complete ends the stream in order."""
+    reply = Reply.sse(pieces(0), terminated=False, reset=reset)
+    async with answering(reply) as engine, HttpClient(engine.url) as client, ask(client) as events:
+        assert await anext(events) == [Piece(0)]
+        events.complete()
+
+        assert await rest_of(events) == []
+        assert await rest_of(events) == []
+
+
 def test_the_last_chunk_may_never_come() -> None:
     """Who waits in vain for the chunk that ends the body drops the connection after 50 ms."""
 
@@ -716,3 +756,22 @@ async def test_an_abandoned_stream_is_closed_by_its_block() -> None:
         await engine.deserted()
 
         assert engine.connections_made == 5
+
+
+@pytest.mark.parametrize("late", ["nonsense", b": ping\n\n"], ids=["no JSON", "heartbeats"])
+async def test_what_follows_a_whole_answer_changes_nothing(late: str | bytes) -> None:
+    """After `complete` neither a bad event is told, nor is a stream that goes on saying nothing waited for."""
+
+    async def gate(number: int) -> None:
+        await asyncio.sleep(0.2 if number > 1 else 0)
+
+    replies = Reply.sse([*pieces(0), *[late] * 40], gate=gate, terminated=False, hang=True)
+    async with answering(replies) as engine, HttpClient(engine.url) as client:
+        began = asyncio.get_running_loop().time()
+        async with ask(client) as events:
+            assert [piece.n for piece in await anext(events)] == [0]
+            events.complete()
+            assert await rest_of(events) == []
+        took = asyncio.get_running_loop().time() - began
+
+    assert took < 3

@@ -58,6 +58,7 @@ class AdapterHost:
         self._flights: dict[str, Flight] = {}
         self._ended: dict[str, None] = {}  # the latest task ids that are over, oldest first
         self._watch = Watch()
+        self._orphans: list[Binding] = []  # built beside one that failed, so never bound, yet to be closed
         self._errands: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -101,8 +102,9 @@ class AdapterHost:
     ) -> BindingInfo:
         """Bind one replica: `replica` is its adapter's own table, as in a config. Nothing is sent to the engine yet.
 
-        Raises `ConfigError`.
+        Raises `ConfigError`, `PoolUnavailable` (draining) where the host is stopping.
         """
+        self._check_open(pool_id)
         spec = self.plugins.spec(engine)
         config = read_replica(f"{pool_id}/{replica_id}", replica, spec)
         blueprint = Blueprint(spec, pool_id, replica_id, config, timeouts or Timeouts(), http or {})
@@ -162,8 +164,9 @@ class AdapterHost:
                 errand.cancel()
             await asyncio.gather(*(lease.stop() for binding in bindings for lease in binding.leases))
             self._watch.close()
+            built = [*bindings, *self._orphans]
             await asyncio.gather(
-                *(farewell(binding, "closing the adapter", binding.adapter.aclose) for binding in bindings)
+                *(farewell(binding, "closing the adapter", binding.adapter.aclose) for binding in built)
             )
             for binding in bindings:
                 self.plugins.notify("llama_orch_on_unbind", binding.info)
@@ -183,10 +186,7 @@ class AdapterHost:
 
     def _admit(self, pool_id: str, task: TaskRequest) -> float | None:
         """The task's deadline, a moment on the loop's clock. Raises what forbids the task before an engine is asked."""
-        if self._stopping:
-            raise PoolUnavailable(
-                "this host is stopping · send the task to another one", detail="draining", phase="queue", pool=pool_id
-            )
+        self._check_open(pool_id)
         if task.task_id in self._flights:
             raise AdapterError(
                 f"task {task.task_id} is running already · wait for it, or leave task_id out to have one made",
@@ -197,6 +197,12 @@ class AdapterHost:
         if task.deadline_ms is None:
             return None
         return asyncio.get_running_loop().time() + task.deadline_ms / 1000
+
+    def _check_open(self, pool_id: str) -> None:
+        if self._stopping:
+            raise PoolUnavailable(
+                "this host is stopping · use another one", detail="draining", phase="queue", pool=pool_id
+            )
 
     def _landed(self, flight: Flight) -> None:
         """A flight has its outcome."""
@@ -210,6 +216,7 @@ class AdapterHost:
         self, pool_id: str, ask: Callable[[WorkerAdapter], Awaitable[T]], failed: Callable[[WorkerError], T]
     ) -> dict[str, T]:
         """Ask every replica of a pool at once; what an adapter raises is answered for it by `failed`."""
+        self._check_open(pool_id)
         pool = dict(self._registry.pool(pool_id))  # a replica bound meanwhile is not asked
         answers = await asyncio.gather(*(probe(binding, ask, failed) for binding in pool.values()))
         return dict(zip(pool, answers, strict=True))
@@ -223,12 +230,16 @@ class AdapterHost:
         bindings: list[Binding] = []
         problems: list[ConfigError] = []
         for blueprint in blueprints:
+            self._registry.check_free(blueprint.info)
+        for blueprint in blueprints:
             self.plugins.notify("llama_orch_on_preload", blueprint.info)
             try:
                 bindings.append(blueprint.build())
             except ConfigError as error:
                 problems.append(error)
-        raise_all(problems)
+        if problems:
+            self._orphans += bindings
+            raise_all(problems)
         for binding in bindings:
             self._registry.add(binding)
             self.plugins.notify("llama_orch_on_bind", binding.info)

@@ -37,11 +37,14 @@ class Registry:
 
     def add(self, binding: Binding) -> BindingInfo:
         """Bind a replica. Raises `ConfigError` where one of that name is bound already."""
-        pool = self._pools.setdefault(binding.info.pool_id, {})
-        if binding.info.replica_id in pool:
-            raise ConfigError([f"replica {binding.replica} is bound already; give another replica_id"])
-        pool[binding.info.replica_id] = binding
+        self.check_free(binding.info)
+        self._pools.setdefault(binding.info.pool_id, {})[binding.info.replica_id] = binding
         return binding.info
+
+    def check_free(self, info: BindingInfo) -> None:
+        """Raise `ConfigError` where a replica of that name is bound already."""
+        if info.replica_id in self._pools.get(info.pool_id, {}):
+            raise ConfigError([f"replica {info.pool_id}/{info.replica_id} is bound already; give another replica_id"])
 
     def pool(self, pool_id: str) -> dict[str, Binding]:
         """A pool's bindings by replica. Raises `PoolUnavailable` (unknown_pool)."""

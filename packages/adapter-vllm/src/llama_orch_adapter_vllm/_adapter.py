@@ -102,8 +102,9 @@ class VllmAdapter(WorkerAdapter):
                         events.complete()
                 if not answer.finished:
                     raise events.ended_early()
-        except WorkerError:
-            self._known = None  # another engine may stand behind the url by now
+        except WorkerError as error:
+            if error.detail in ("unreachable", "not_found") or error.code == "WORKER_RESET":
+                self._known = None  # another engine may stand behind the url by now
             raise
         yield answer.end()
 

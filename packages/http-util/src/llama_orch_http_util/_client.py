@@ -1,5 +1,6 @@
 """The client of one engine: requests and typed streams, with every failure a `WorkerError`."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -16,6 +17,9 @@ from ._stream import EventStream
 from ._transport import Answer, Transport
 
 T = TypeVar("T")
+
+_REFUSAL = 1.0
+"""Seconds to wait for the body of a refusal, whose status is known already."""
 
 _logger = get_logger("llama_orch_http_util")
 
@@ -133,8 +137,9 @@ class HttpClient:
 
     async def _refusal(self, answer: Answer) -> WorkerError:
         try:
-            body = await self._bounded(answer, self._config.max_error_body, cut=True)
-        except WorkerError:
+            async with asyncio.timeout(_REFUSAL):
+                body = await self._bounded(answer, self._config.max_error_body, cut=True)
+        except (WorkerError, TimeoutError):
             body = b""  # the status says what matters
         return error_of_status(answer.status, answer.headers, body, self.where)
 
@@ -142,7 +147,8 @@ class HttpClient:
         """The body, counted as it comes; past `limit` it is cut off there, or refused."""
         parts: list[bytes] = []
         size = 0
-        while chunk := await answer.read():
+        while not answer.ended:
+            chunk = await answer.read()
             parts.append(chunk)
             size += len(chunk)
             if size > limit and cut:

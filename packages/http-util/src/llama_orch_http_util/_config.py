@@ -61,10 +61,16 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         backstop = max(600.0, 2 * timeouts.first_token, 2 * timeouts.idle)
         table = {"connect": timeouts.connect, "sock_idle": backstop, **overrides}
         try:
-            return msgspec.convert(table, cls, dec_hook=lambda kind, value: kind(value))  # for the Path
+            return msgspec.convert(table, cls, dec_hook=_path)
         except msgspec.ValidationError as error:
             told = str(error)
             raise ValueError(told if told.startswith("http.") else f"http: {told}") from None
+
+
+def _path(_: type[Path], value: object) -> Path:
+    if not isinstance(value, str):
+        raise TypeError(f"Expected a path as `str`, got `{type(value).__name__}`")
+    return Path(value)
 
 
 _METADATA = frozenset(

@@ -127,9 +127,8 @@ class Http1Answer:
         """See `Answer`."""
         if self._timer is not None:
             self._timer.cancel()
-        if not self._content.at_eof():
+        if not self._content.at_eof():  # else aiohttp took the connection back at the body's end
             self._response.close()
-        self._response.release()
 
     def _look(self) -> None:
         """End a wait that is too long, or look again when it would be."""

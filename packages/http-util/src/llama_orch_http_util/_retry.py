@@ -1,10 +1,11 @@
 """When a request may be sent again, and after how long. Decisions are pure; `retried` alone waits.
 
-Only for requests that a second delivery does not hurt, such as health, props, version and metrics. Tasks are retried by
-the host, and nobody retries around a retrier.
+Only for requests that a second delivery does not hurt, such as props, version and metrics. Tasks are retried by the
+host, health answers at once, and nobody retries around a retrier.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
@@ -17,6 +18,9 @@ T = TypeVar("T")
 
 IDEMPOTENT = frozenset({"GET", "HEAD"})
 """Methods that may be repeated by themselves (RFC 9110 §9.2.2, of those we use)."""
+
+_SPREAD = 0.1
+"""Share of a Retry-After that is added at most, so that not all come back in one moment."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +39,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}; give 1 for a single try, or more")
-        if not 0 <= self.base <= self.cap:
-            raise ValueError(f"base is {self.base} and cap {self.cap}; give 0 <= base <= cap, in seconds")
+        if not 0 < self.base <= self.cap < math.inf:
+            raise ValueError(f"base is {self.base} and cap {self.cap}; give 0 < base <= cap, in seconds")
+        if not 0 <= self.patience < math.inf:
+            raise ValueError(f"patience is {self.patience}; give seconds, 0 to wait for no engine")
 
     def ceilings(self) -> Iterator[float]:
         """The longest wait after each attempt in turn, without end."""
@@ -50,9 +56,7 @@ def may_repeat(method: str, error: WorkerError, *, idempotent: bool = False) -> 
 
     GET and HEAD may; others if the caller calls them idempotent and not a byte of an answer was seen.
     """
-    if not error.retriable:
-        return False
-    return method in IDEMPOTENT or (idempotent and not error.answered)
+    return error.retriable and (method in IDEMPOTENT or (idempotent and not error.answered))
 
 
 def wait_before_next(
@@ -60,21 +64,21 @@ def wait_before_next(
     ceiling: float,
     policy: RetryPolicy,
     *,
-    left: float | None = None,
+    left: float = math.inf,
     jitter: Callable[[float], float] = backoff.full_jitter,
     spread: Callable[[], float] = random.random,
 ) -> float | None:
     """Seconds to wait before the next attempt, or None where waiting is pointless.
 
-    `left` are the seconds until the caller's deadline. `spread` gives 0 to 1: what is added to a Retry-After is that
-    share of a tenth of it.
+    `left` are the seconds until the caller's deadline; waits that would end after it are drawn from what is left.
+    `spread` gives 0 to 1: that share of a tenth of a Retry-After is added to it.
     """
-    wait = jitter(ceiling)
-    if error.retry_after is not None:
-        if error.retry_after > policy.patience:
-            return None
-        wait = max(wait, error.retry_after * (1 + 0.1 * spread()))
-    return None if left is not None and wait >= left else wait
+    asked = error.retry_after or 0.0
+    if asked > policy.patience or asked >= left:
+        return None
+    most = min(_SPREAD * asked, left - asked)
+    wait = max(jitter(min(ceiling, left)), asked + most * spread())
+    return wait if wait < left else None
 
 
 async def retried(
@@ -83,23 +87,24 @@ async def retried(
     policy: RetryPolicy,
     *,
     idempotent: bool = False,
-    deadline: float | None = None,
+    deadline: float = math.inf,
 ) -> T:
     """What `send` gives, tried as often as the policy allows; raises the last `WorkerError`, its `attempts` set.
 
-    `deadline` is a moment on the running loop's clock; no attempt begins after it. Cancellation ends a wait at once.
+    `deadline` is a moment on the running loop's clock; no wait ends after it. Cancellation ends a wait at once.
     """
     loop = asyncio.get_running_loop()
-    for attempt, ceiling in enumerate(policy.ceilings(), start=1):
+    ceilings = policy.ceilings()
+    attempts = 0
+    while True:
+        attempts += 1
         try:
             return await send()
         except WorkerError as error:
-            error.attempts = attempt
-            if attempt == policy.attempts or not may_repeat(method, error, idempotent=idempotent):
-                raise
-            left = None if deadline is None else deadline - loop.time()
-            wait = wait_before_next(error, ceiling, policy, left=left)
+            error.attempts = attempts
+            wait = None
+            if attempts < policy.attempts and may_repeat(method, error, idempotent=idempotent):
+                wait = wait_before_next(error, next(ceilings), policy, left=deadline - loop.time())
             if wait is None:
                 raise
         await asyncio.sleep(wait)
-    raise AssertionError("the ceilings have no end")

@@ -38,7 +38,7 @@ class EventStream(Generic[T]):
         self._ahead: list[T] = []  # the last one first
         self._done = False
         self._failure: WorkerError | None = None
-        self._complete = False
+        self._epilogue: float | None = None  # until when to wait for what follows a whole answer
         self.http_version = answer.http_version
         self.where = where
 
@@ -52,8 +52,10 @@ class EventStream(Generic[T]):
             return batch
         while not self._done:
             if self._failure is not None:
+                if self._epilogue is not None:
+                    break
                 raise self._failure
-            chunk = await (self._read_epilogue() if self._complete else self._answer.read())
+            chunk = await (self._answer.read() if self._epilogue is None else self._read_epilogue(self._epilogue))
             batch = self._events(self._frames_of(chunk)) if chunk else self._last_events()
             if batch:
                 return batch
@@ -66,8 +68,12 @@ class EventStream(Generic[T]):
         return EachEvent(self)
 
     def complete(self) -> None:
-        """The answer is whole: what may still come is waited for a second at most, and no failure of it matters."""
-        self._complete = True
+        """The answer is whole: what follows is waited for until a second has passed since the first call.
+
+        No failure of what follows is told. Events are, so that an error object among them still counts.
+        """
+        if self._epilogue is None:
+            self._epilogue = asyncio.get_running_loop().time() + _EPILOGUE
 
     def ended_early(self) -> WorkerReset:
         """What to raise when the events ended without the one that finishes the answer."""
@@ -81,9 +87,9 @@ class EventStream(Generic[T]):
         finally:
             self._answer.close()
 
-    async def _read_epilogue(self) -> bytes:
+    async def _read_epilogue(self, until: float) -> bytes:
         try:
-            async with asyncio.timeout(_EPILOGUE):
+            async with asyncio.timeout_at(until):
                 return await self._answer.read()
         except (WorkerError, TimeoutError):
             self._done = True

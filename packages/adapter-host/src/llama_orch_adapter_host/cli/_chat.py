@@ -131,6 +131,8 @@ def _read_messages(path: Path) -> tuple[Message, ...]:
     text = _decoded(raw, str(path))
     try:
         return msgspec.json.decode(text, type=tuple[Message, ...])
+    except RecursionError:
+        raise BadRequestError(f"{path} is nested too deep; give a JSON list of messages") from None
     except msgspec.MsgspecError as error:
         raise BadRequestError(f"{path} is no JSON list of messages with role and content: {error}") from None
 

@@ -118,5 +118,7 @@ class Failure(Error, frozen=True, tag_field="kind", tag="error", kw_only=True):
 
 def _message(error: Exception) -> str:
     if isinstance(error, ConfigError):
-        return "\n".join(error.problems)
-    return error.format_message() if isinstance(error, click.UsageError) else str(error)
+        told = "\n".join(error.problems)
+    else:
+        told = error.format_message() if isinstance(error, click.UsageError) else str(error)
+    return told.encode(errors="backslashreplace").decode()  # arguments that are no UTF-8 may be quoted in it

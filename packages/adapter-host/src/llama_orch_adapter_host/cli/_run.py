@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from ._screen import Screen
 
 def ended(command: Callable[[], int], screen: Screen) -> int:
     """Run the command and give its exit code; why it failed is told."""
+    sys.stdout = sys.stdout or pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # closed by the shell: >&-
+    sys.stderr = sys.stderr or pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold what a terminal's encoding does not
     try:

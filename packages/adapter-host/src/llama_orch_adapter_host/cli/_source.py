@@ -14,7 +14,7 @@ from llama_orch_adapter_api import Launch, LaunchOptions
 from .._config import ConfigError, HostConfig, PoolConfig, read_config
 from .._host import AdapterHost
 from .._plugins import NoAdapterError, Plugins, UnknownEngineError
-from ._exit import Interrupted
+from ._exit import Interrupted, NotUtf8Error
 from ._screen import Loading, Screen
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +43,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     config: Path | None = None
 
     def __post_init__(self) -> None:
+        for words in (*self.pools, *map(str, filter(None, (self.config, self.model)))):
+            if not _is_text(words):
+                raise NotUtf8Error(f"{words!a} is not UTF-8; save or type it as UTF-8")
         if self.embedded and (self.pools or self.config):
             raise click.UsageError("--embedded makes a pool of its own; leave --pool and --config out")
         if self.pools and self.config:
@@ -52,6 +55,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("engine", "model", "slots", "context", "threads"):
             if getattr(self, name) is not None and not self.embedded:
                 raise click.UsageError(f"--{name} is for --embedded alone; add that, or leave --{name} out")
+
+
+def _is_text(words: str) -> bool:
+    """Whether these words from the command line were UTF-8; Python keeps what was not as surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in words)
 
 
 def _choose_form(context: click.Context, _: click.Parameter, as_json: bool) -> None:
