@@ -150,30 +150,30 @@ def redact(text: str, *, keep_end: bool = False) -> str:
     window = CAP + 1 + longest * _ESCAPED
     if keep_end:
         text = text[-window:]
-        return "…" + redact(text[_begin(text, len(text) - CAP, _joined(_marks(text, needles))) :])
+        return "…" + redact(text[_outside(_joined(_marks(text, needles)), _begin(text, len(text) - CAP), 1) :])
     text = text[:window]
-    return redact(text[: _end(text, _joined(_marks(text, needles)))]) + "…"
+    return redact(text[: _outside(_joined(_marks(text, needles)), _end(text, CAP), 0)]) + "…"
 
 
-def _end(text: str, marks: list[tuple[int, int]]) -> int:
-    """Where to end within the cap. The patterns know a key that was cut, but for its first characters."""
-    end = _outside(CAP, marks, 0)
-    if text[end] in _IN_A_WORD:
-        key = text[max(end - _A_KEY, 0) : end]
-        end -= len(key) - len(key.rstrip(_OF_A_WORD))
-    return _outside(end, marks, 0)
+def _end(text: str, end: int) -> int:
+    """`end`, or before the word that it would halve. The patterns know a key that was cut, but for its beginning."""
+    if text[end] not in _IN_A_WORD:
+        return end
+    key = text[end - _A_KEY : end]
+    return end - len(key) + len(key.rstrip(_OF_A_WORD))
 
 
-def _begin(text: str, begin: int, marks: list[tuple[int, int]]) -> int:
-    """Where to begin within the cap: with a line or else a word, if its first half has one. No pattern knows a rest."""
-    begin = _outside(begin, marks, 1)
+def _begin(text: str, begin: int) -> int:
+    """`begin`, or after the line or else the word that it would halve, if that ends in the first half of what is kept.
+
+    No pattern knows the rest of a key.
+    """
     half = text[begin : begin + CAP // 2]
     rest_of_line = half.find("\n") + 1
-    begin += rest_of_line or len(half) - len(half.lstrip(_OF_A_WORD))
-    return _outside(begin, marks, 1)
+    return begin + (rest_of_line or len(half) - len(half.lstrip(_OF_A_WORD)))
 
 
-def _outside(cut: int, marks: list[tuple[int, int]], side: int) -> int:
+def _outside(marks: list[tuple[int, int]], cut: int, side: int) -> int:
     """`cut`, or where the mark that it goes through begins (side 0) or ends (1)."""
     return next((mark[side] for mark in marks if mark[0] < cut < mark[1]), cut)
 

@@ -23,7 +23,7 @@ _SPREAD = 0.1
 """Share of a Retry-After that is added at most, so that not all come back in one moment."""
 
 
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often and how soon. Seconds; `attempts` counts the first one too.
 
     Before attempt n + 1 (n from 1) there is a wait, drawn evenly from 0 to `min(cap, base · 2^(n-1))` (full jitter). An

@@ -21,7 +21,7 @@ class Answer(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the body was read to its end."""
+        """Whether the body was read to its end; it is, once `read` gave nothing."""
 
     async def read(self) -> bytes:
         """What came next of the body, as it was received; empty at its end.
