@@ -23,6 +23,7 @@ from llama_orch_adapter_api import (
     PoolUnavailable,
     WorkerError,
     WorkerReset,
+    one_line,
 )
 
 _QUOTE = 300
@@ -161,9 +162,7 @@ def quote(text: str) -> str:
     text = _INPUT.split(text, maxsplit=1)[0].strip()
     if len(text) > _QUOTE:
         text = text[: _QUOTE - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+    return one_line(text)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:
