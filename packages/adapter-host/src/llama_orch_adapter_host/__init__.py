@@ -1,6 +1,7 @@
 """Discovers adapters of LLM engines, binds one per replica, and puts one behaviour around all of them."""
 
 from ._config import ConfigError, HostConfig, PoolConfig, parse_config, read_config
+from ._guard import PluginLimits
 from ._host import AdapterHost, CancelReceipt
 from ._plugins import NoAdapterError, Plugin, Plugins, UnknownEngineError
 from ._stream import Result, Submission, TokenStream
@@ -12,6 +13,7 @@ __all__ = [
     "HostConfig",
     "NoAdapterError",
     "Plugin",
+    "PluginLimits",
     "Plugins",
     "PoolConfig",
     "Result",
