@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from llama_orch_adapter_api import AdapterSpec, Secret, Timeouts
-from llama_orch_adapter_host import ConfigError, HostConfig, PoolConfig, parse_config, read_config
+from llama_orch_adapter_host import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config
 from llama_orch_adapter_host._config import read_replica, read_replicas
 
 from .adapters import Config, Words  # type: ignore[import-not-found]  # test folders are no packages
@@ -58,6 +58,21 @@ def test_a_whole_file():
     assert chat.http == {"http_version": "auto"}
     assert chat.replicas[0] == {"id": "r0", "url": "http://127.0.0.1:8080"}
     assert config.pools["embed"].timeouts == Timeouts()
+
+
+def test_the_lists_of_plugins():
+    """ORCH-3600: `[plugins]` says what may be imported, all where left out; its mistakes are told with the rest."""
+    config = parse_config(b"plugins = { allow = ['words', 'acme-adapter'], block = ['shady'] }\n" + WHOLE)
+
+    assert config.plugins == PluginsConfig(("words", "acme-adapter"), ("shady",))
+    assert parse_config(WHOLE).plugins == PluginsConfig(None, ())
+    assert problems_of(b"plugins = { blok = [] }\npools.a = { engine = 'words' }") == [
+        "pool 'a': Object missing required field `replicas`",
+        "plugins: Object contains unknown field `blok`",
+    ]
+    assert problems_of(b"plugins = { block = 'shady' }\n" + WHOLE) == [
+        "plugins: Expected `array`, got `str` - at `$.block`"
+    ]
 
 
 def test_replicas_are_read_by_id():

@@ -1,65 +1,27 @@
 import asyncio
+import logging
+import os
+import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
-from llama_orch_adapter_api import AdapterSpec, TaskRequest
-from llama_orch_adapter_host import AdapterHost, ConfigError, NoAdapterError, Plugin, Plugins, UnknownEngineError
-
-from .adapters import Config, Words, drained, virtual  # type: ignore[import-not-found]  # test folders are no packages
-
-IMPORTS = """
-import msgspec
 from llama_orch_adapter_api import AdapterSpec, hookimpl
-class Config(msgspec.Struct, forbid_unknown_fields=True):
-    url: str = ""
-"""
+from llama_orch_adapter_host import (
+    AdapterHost,
+    ConfigError,
+    NoAdapterError,
+    Plugin,
+    PluginLimits,
+    Plugins,
+    UnknownEngineError,
+    parse_config,
+)
 
-REGISTERS = """
-@hookimpl
-def llama_orch_register_adapters(register):
-    register(AdapterSpec({engine!r}, {api}, Config, lambda context: None))
-"""
-
-Install = Callable[..., None]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Lay a distribution down as pip would: a module, and a dist-info folder with an entry point to it.
-
-    `dist` is its name, `source` its module's text after the imports, `name` that of the entry point.
-    """
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-    def write(dist: str, source: str, name: str | None = None, version: str | None = "1.2.3") -> None:
-        module = f"{dist}_module"
-        (tmp_path / f"{module}.py").write_text(IMPORTS + source)
-        info = tmp_path / f"{dist}-{version or 0}.dist-info"
-        info.mkdir()
-        if version:
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[llama_orch.adapters]\n{name or dist} = {module}\n")
-        monkeypatch.delitem(sys.modules, module, raising=False)
-
-    return write
-
-
-def loaded() -> tuple[Plugins, dict[str, list[Plugin]]]:
-    """The installed adapters, and what the listing says of each entry point's name."""
-    plugins = Plugins()
-    plugins.load()
-    listing: dict[str, list[Plugin]] = {}
-    for plugin in plugins.listing():
-        listing.setdefault(plugin.name, []).append(plugin)
-    return plugins, listing
-
-
-def registers(engine: str, api: int = 1) -> str:
-    return REGISTERS.format(engine=engine, api=api)
+from .adapters import Config, Words  # type: ignore[import-not-found]  # test folders are no packages
+from .conftest import Install, loaded, registers  # type: ignore[import-not-found]  # as above
 
 
 def test_an_installed_adapter_is_found(install: Install):
@@ -73,6 +35,22 @@ def test_an_installed_adapter_is_found(install: Install):
     assert plugins.spec("acme").engine == "acme"
 
 
+def test_importing_the_host_imports_no_adapter(install: Install, tmp_path: Path):
+    """ORCH-3600: adapters are imported by those who ask for them; importing the host, or making one, does not ask."""
+    install("acme", registers("acme"))
+    script = (
+        "import sys; from llama_orch_adapter_host import AdapterHost, Plugins; AdapterHost(); Plugins().scan()\n"
+        "print('acme' in {plugin.name for plugin in Plugins().scan()}, 'acme_module' in sys.modules)\n"
+        "print(*sorted(name for name in sys.modules if name.startswith(('llama_', 'aiohttp')) and '.' not in name))"
+    )
+    path = {"PYTHONPATH": str(tmp_path)}
+    out = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | path, check=True, capture_output=True, text=True
+    )
+
+    assert out.stdout.splitlines() == ["True False", "llama_orch_adapter_api llama_orch_adapter_host"]
+
+
 def test_one_package_may_serve_several_engines(install: Install):
     """A hook may call `register` more than once; each engine is usable."""
     install("twin", registers("one") + "    register(AdapterSpec('two', 1, Config, lambda context: None))")
@@ -81,79 +59,6 @@ def test_one_package_may_serve_several_engines(install: Install):
 
     assert listing["twin"][0].engines == ("one", "two")
     assert {"one", "two"} <= set(plugins.engines())
-
-
-BAD = {
-    "absent": (
-        "import no_such_module_anywhere",
-        "broken",
-        "ModuleNotFoundError: No module named 'no_such_module_anywhere'",
-    ),
-    "syntax": ("def (", "broken", "SyntaxError: "),
-    "exits": ("raise SystemExit(3)", "broken", "SystemExit: 3"),
-    "raises": ("@hookimpl\ndef llama_orch_register_adapters(register): raise KeyError('x')", "broken", "KeyError: 'x'"),
-    "leaves": (
-        "@hookimpl\ndef llama_orch_register_adapters(register): raise SystemExit",
-        "broken",
-        "SystemExit; update",
-    ),
-    "asks": ("@hookimpl\ndef llama_orch_register_adapters(registre): pass", "broken", "PluginValidationError: "),
-    "waits": ("@hookimpl\nasync def llama_orch_register_adapters(register): pass", "broken", "async def"),
-    "nothing": ("", "broken", "it registers no adapter; update or remove nothing"),
-    "silent": ("@hookimpl\ndef llama_orch_register_adapters(): pass", "broken", "it registers no adapter"),
-    "typo": ("@hookimpl\ndef llama_orch_register_adapter(register): pass", "broken", "it registers no adapter"),
-    "dict": (
-        "@hookimpl\ndef llama_orch_register_adapters(register): register({})",
-        "broken",
-        "registers a dict, not an",
-    ),
-    "odd": (registers("odd", 0).replace("0, Config", "'1', Config"), "broken", "TypeError: "),
-    "old": (registers("old", 0), "incompatible", "it was written for API 0, this host has 1; update the adapter"),
-    "new": (registers("new", 2), "incompatible", "written for API 2, this host has 1; update llama-orch-adapter-host"),
-    "mute": (
-        "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute",
-        "broken",
-        "Mute; update or remove mute",
-    ),
-    "noisy": (
-        r"raise ValueError('a\n\x1b[31mb\u202ec  d\x00')",
-        "broken",
-        r"ValueError: a \x1b[31mb\u202ec d\x00; update",
-    ),
-}
-
-
-@pytest.mark.parametrize("dist", BAD)
-def test_a_bad_plugin_harms_no_other(install: Install, dist: str):
-    """Battery 31: whatever an adapter's package does wrong, it is listed with the mend in one line, and others load."""
-    source, state, mend = BAD[dist]
-    install("aardvark", registers("aardvark"))
-    install(dist, source)
-    install("zebra", registers("zebra"))
-
-    plugins, listing = loaded()
-
-    (bad,) = listing[dist]
-    assert bad.state == state
-    assert mend in bad.mend
-    assert bad.mend.isprintable()
-    assert (bad.version, bad.origin) == ("1.2.3", dist)
-    assert {"aardvark", "zebra"} <= set(plugins.engines())
-    assert dist not in plugins.engines()
-    with pytest.raises(UnknownEngineError, match=f"no adapter for engine '{dist}'.*; {dist} is {state}: "):
-        plugins.spec(dist)
-
-
-def test_all_bad_plugins_at_once(install: Install):
-    """Battery 31: a host serves on with every bad plugin installed beside a good one."""
-    for dist, (source, _, _) in BAD.items():
-        install(dist, source)
-    install("good", registers("good"))
-
-    plugins, listing = loaded()
-
-    assert "good" in plugins.engines()
-    assert set(BAD) <= set(listing)
 
 
 def test_two_owners_of_a_name_are_both_refused(install: Install):
@@ -185,14 +90,6 @@ def test_an_engine_is_served_by_the_first_that_registers_it(install: Install):
     assert listing["beta"][0].state == "duplicate"
     assert listing["beta"][0].mend == "another package already serves engine 'same'; keep one of them"
     assert "same" in plugins.engines()
-
-
-def test_ctrl_c_is_not_a_plugins_fault(install: Install):
-    """Battery 31: a KeyboardInterrupt while a plugin is imported reaches the one who pressed the keys."""
-    install("slow", "raise KeyboardInterrupt")
-
-    with pytest.raises(KeyboardInterrupt):
-        Plugins().load()
 
 
 def test_a_package_half_removed(install: Install):
@@ -253,20 +150,6 @@ def test_registering_by_hand_follows_the_same_rules(api: int, told: str):
         plugins.register(AdapterSpec("words", api, Config, lambda _: Words()))
 
 
-@virtual
-async def test_the_host_serves_with_a_broken_plugin_about():
-    """Battery 31: quarantine is no more than a line in the listing for the tasks of the others."""
-    plugins = Plugins()
-    plugins.load([EntryPoint("broken", "no_such_module_anywhere", "llama_orch.adapters")])
-    plugins.register(AdapterSpec("words", 1, Config, lambda _: Words()))
-    async with AdapterHost(plugins=plugins) as host:
-        host.bind("pool", "words", {})
-        events = await drained(await host.submit("pool", TaskRequest(prompt="go on")))
-
-    assert len(events) == 5
-    assert [plugin.state for plugin in host.plugins.listing()] == ["broken"]
-
-
 def test_a_host_finds_what_is_installed(install: Install):
     """ORCH-3600: a host that is given no plugins looks for the installed ones itself."""
     install("acme", registers("acme"))
@@ -274,38 +157,132 @@ def test_a_host_finds_what_is_installed(install: Install):
     assert "acme" in AdapterHost().plugins.engines()
 
 
-LIFE = """
-seen = []
-@hookimpl
-def llama_orch_on_preload(binding):
-    seen.append(("preload", binding.replica_id))
-@hookimpl
-def llama_orch_on_bind(binding):
-    seen.append(("bind", binding.replica_id, binding.generation))
-@hookimpl
-def llama_orch_on_drain():
-    seen.append("drain")
-@hookimpl
-def llama_orch_on_unbind(binding):
-    seen.append(("unbind", binding.engine))
-    raise OSError("not my day")
-"""
+def test_a_host_imports_what_its_config_lets_in(install: Install):
+    """Battery 31: a host that is given no plugins keeps to the lists of its config, at the first look already."""
+    install("acme", registers("acme"))
+    install("shady", "raise AssertionError('imported')")
+    raw = b"plugins.block = ['shady']\n[pools.a]\nengine = 'acme'\nreplicas = [{}]"
+
+    host = AdapterHost(parse_config(raw))
+
+    assert {p.name: p.state for p in host.plugins.listing()}.items() >= {("acme", "ready"), ("shady", "blocked")}
+    assert "shady_module" not in sys.modules
 
 
-def test_plugins_are_told_of_a_bindings_life(install: Install):
-    """ORCH-3600: preload, bind, drain and unbind are told, in that order; a hook that raises harms nobody."""
-    install("alpha", registers("words") + LIFE)
-    install("beta", registers("deeds") + LIFE)
-    plugins, _ = loaded()
-    plugins.register(AdapterSpec("mine", 1, Config, lambda _: Words()))
+def test_an_entered_host_knows_what_is_installed(install: Install, monkeypatch: pytest.MonkeyPatch):
+    """ORCH-3600: entering a host without a config finds the installed adapters off the event loop, to be bound then."""
+    install("acme", registers("acme").replace("None", "__import__('sys').modules['adapters_of_test'].Words()"))
+    monkeypatch.setitem(sys.modules, "adapters_of_test", sys.modules[Words.__module__])
 
-    async def main() -> None:
-        async with AdapterHost(plugins=plugins) as host:
-            host.bind("chat", "mine", {}, replica_id="r0")
+    async def main() -> tuple[str, ...]:
+        async with AdapterHost() as host:
+            host.bind("chat", "acme", {})
+            return host.pools()
 
     with asyncio.Runner() as runner:
-        runner.run(main())
+        assert runner.run(main()) == ("chat",)
 
-    expected = [("preload", "r0"), ("bind", "r0", 1), "drain", ("unbind", "mine")]
-    assert sys.modules["alpha_module"].seen == expected
-    assert sys.modules["beta_module"].seen == expected
+
+class Both:
+    """A plugin with an adapter and a routing policy."""
+
+    def __init__(self, engine: str = "words", route: str = "nearest") -> None:
+        self.engine = engine
+        self.route = route
+
+    @hookimpl
+    def llama_orch_register_adapters(self, register: Any) -> None:
+        register(AdapterSpec(self.engine, 1, Config, lambda _: Words()))
+
+    @hookimpl
+    def llama_orch_register_routes(self, register: Any) -> None:
+        register(self.route, len)
+
+
+def test_a_plugin_in_code():
+    """An object with hooks is loaded like an installed plugin; its engines and routes are there at once."""
+    plugins = Plugins()
+
+    loaded = plugins.register_plugin(Both(), "mine")
+
+    assert loaded == Plugin("mine", "?", 1, "ready", "register_plugin()", ("words",), "", ("nearest",))
+    assert plugins.listing() == (loaded,)
+    assert plugins.routes() == {"nearest": len}
+    assert plugins.spec("words").engine == "words"
+
+
+@pytest.mark.parametrize(
+    ("other", "name", "told"),
+    [
+        (Both("deeds"), "yours", "is duplicate: another package already serves route 'nearest'; keep one of them"),
+        (Both("words", "farthest"), "yours", "is duplicate: another package already serves engine 'words'"),
+        (Both("deeds", "farthest"), "mine", "is duplicate: a plugin of this name is loaded already; give another"),
+        (object(), "yours", "is broken: it registers no adapter and no routing policy, and has no hook"),
+    ],
+)
+def test_a_plugin_in_code_follows_the_same_rules(other: object, name: str, told: str):
+    """A name that is taken, of a plugin, an engine or a route, is refused whole, and nothing of it is kept."""
+    plugins = Plugins()
+    plugins.register_plugin(Both(), "mine")
+
+    with pytest.raises(ConfigError, match=f"plugin '{name}' {told}"):
+        plugins.register_plugin(other, name)
+
+    assert (list(plugins.engines()), list(plugins.routes())) == (["words"], ["nearest"])
+
+
+def test_a_name_is_registered_once():
+    """A plugin that registers one engine, or one route, twice is refused: which one it meant nobody knows."""
+
+    class Twice(Both):
+        @hookimpl
+        def llama_orch_register_routes(self, register: Any) -> None:
+            register("nearest", len)
+            register("nearest", max)
+
+    plugins = Plugins()
+    with pytest.raises(ConfigError, match="it registers route 'nearest' 2 times; register each once"):
+        plugins.register_plugin(Twice(), "mine")
+
+    assert not plugins.engines()
+
+
+def test_every_load_is_narrated(install: Install, caplog: pytest.LogCaptureFixture):
+    """Each plugin's outcome is told with name, version and origin: in the log, and to `on_change`."""
+    install("acme", registers("acme"))
+    install("shady", registers("shady"))
+    install("wreck", "raise OSError('no such luck')")
+    caplog.set_level(logging.INFO)
+    changes: list[Plugin] = []
+    plugins = Plugins.installed(block=["shady"], on_change=changes.append)
+
+    assert tuple(changes) == plugins.listing()
+    assert {"acme", "shady", "wreck"} <= {plugin.name for plugin in changes}
+    assert "plugin acme 1.2.3 of acme is ready" in caplog.messages
+    assert "plugin shady 1.2.3 of shady is blocked: plugins.block names it; to use it, take it off that list" in (
+        caplog.messages
+    )
+    assert "plugin wreck 1.2.3 of wreck is broken: OSError: no such luck; update or remove wreck" in caplog.messages
+
+
+def test_who_is_told_must_not_stop_the_loading(caplog: pytest.LogCaptureFixture):
+    """An `on_change` that raises is logged, and the plugin is loaded all the same."""
+
+    def raises(plugin: Plugin) -> None:
+        raise OSError("not now")
+
+    plugins = Plugins(on_change=raises)
+    plugins.register_plugin(Both(), "mine")
+
+    assert "words" in plugins.engines()
+    assert caplog.messages == ["on_change of plugin mine raised OSError: not now"]
+
+
+def test_a_slow_load_is_warned_of(caplog: pytest.LogCaptureFixture):
+    """Battery 31: a plugin that takes long to load is usable, and its owner is told how long it took."""
+    times = iter((0.0, 3.5))
+    plugins = Plugins(limits=PluginLimits(slow_load=2), clock=lambda: next(times))
+    plugins.register_plugin(Both(), "mine")
+
+    assert "words" in plugins.engines()
+    assert caplog.messages == ["plugin mine took 3.5 s to load; update register_plugin()"]

@@ -1,4 +1,4 @@
-"""How a package is found and what it may hook into. Hooks are synchronous and small."""
+"""How a package is found and what it may hook into. Hooks are plain functions, and small."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -113,8 +113,9 @@ class BindingInfo(msgspec.Struct, frozen=True):
 class HookSpecs:
     """The hook specifications; an adapter's package needs the first alone.
 
-    adapter-host 0.1 calls it, and preload, bind, drain and unbind. The others fix the names for a host that reloads,
-    emits events and takes routing policies; today nothing calls them.
+    The registering hooks are called once, when the plugin is loaded. All others tell what happened: they are plain
+    functions, called one after the other on a thread of the plugin's own, so that nothing waits for them. One that
+    raises, or takes longer than 2 s, three times in a row, or once for 10 s, is called no more.
     """
 
     @hookspec

@@ -1,9 +1,10 @@
 """Discovers adapters of LLM engines, binds one per replica, and puts one behaviour around all of them."""
 
-from ._config import ConfigError, HostConfig, PoolConfig, parse_config, read_config
+from ._config import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config
 from ._guard import PluginLimits
 from ._host import AdapterHost, CancelReceipt
-from ._plugins import NoAdapterError, Plugin, Plugins, UnknownEngineError
+from ._plugins import NoAdapterError, Plugins, UnknownEngineError
+from ._scan import Plugin
 from ._stream import Result, Submission, TokenStream
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Plugin",
     "PluginLimits",
     "Plugins",
+    "PluginsConfig",
     "PoolConfig",
     "Result",
     "Submission",

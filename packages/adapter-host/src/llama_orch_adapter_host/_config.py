@@ -30,14 +30,23 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     http: dict[str, Any] = {}
 
 
+class PluginsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which plugins may be imported, by the name of their entry point or distribution; None allows all."""
+
+    allow: tuple[str, ...] | None = None
+    block: tuple[str, ...] = ()
+
+
 class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file: pools by name."""
+    """The whole file: pools by name, and which plugins may be imported."""
 
     pools: dict[str, PoolConfig]
+    plugins: PluginsConfig = PluginsConfig()
 
 
-class _Pools(msgspec.Struct, forbid_unknown_fields=True):
+class _File(msgspec.Struct, forbid_unknown_fields=True):
     pools: dict[str, Any]
+    plugins: Any = {}
 
 
 def read_config(path: str | os.PathLike[str]) -> HostConfig:
@@ -53,25 +62,29 @@ def read_config(path: str | os.PathLike[str]) -> HostConfig:
 
 
 def parse_config(raw: bytes) -> HostConfig:
-    """TOML text as Structs. Raises `ConfigError` with every pool's problem."""
+    """TOML text as Structs. Raises `ConfigError` with every table's problem."""
     try:
-        tables = msgspec.toml.decode(raw, type=_Pools).pools
+        file = msgspec.toml.decode(raw, type=_File)
     except RecursionError:
         raise ConfigError(["it is nested too deep to be read"]) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError([str(error)]) from None
     pools: dict[str, PoolConfig] = {}
     problems: list[str] = []
-    for name, table in tables.items():
+    for name, table in file.pools.items():
         try:
             pools[name] = msgspec.convert(table, PoolConfig)
         except msgspec.ValidationError as error:
             problems.append(f"pool {name!r}: {error}")
-    if not tables:
+    try:
+        plugins = msgspec.convert(file.plugins, PluginsConfig)
+    except msgspec.ValidationError as error:
+        problems.append(f"plugins: {error}")
+    if not file.pools:
         problems.append("it has no pools; add a table [pools.NAME] with engine and replicas")
     if problems:
         raise ConfigError(problems)
-    return HostConfig(pools)
+    return HostConfig(pools, plugins)
 
 
 def read_replicas(name: str, pool: PoolConfig, spec: AdapterSpec) -> dict[str, msgspec.Struct]:

@@ -37,6 +37,9 @@ _REMEMBERED = 4096
 _DRAIN_LOOK = 0.05
 """Seconds between two looks at the streams that are drained."""
 
+_LAST_WORDS = 1.0
+"""Seconds that plugins may take, when the host ends, for what they were told last."""
+
 
 class CancelReceipt(msgspec.Struct, frozen=True):
     """What a cancel found. `phase` is where the task was, None unless it was cancelled now."""
@@ -54,6 +57,7 @@ class AdapterHost:
     def __init__(self, config: HostConfig | None = None, plugins: Plugins | None = None) -> None:
         self._read: Callable[[], HostConfig | None] = lambda: config
         self._plugins = plugins
+        self._owns_plugins = plugins is None
         self._registry = Registry()
         self._flights: dict[str, Flight] = {}
         self._ended: dict[str, None] = {}  # the latest task ids that are over, oldest first
@@ -71,9 +75,13 @@ class AdapterHost:
 
     @property
     def plugins(self) -> Plugins:
-        """The adapters at hand. Found at the first look or when the host is entered, whichever comes first."""
+        """The adapters at hand. Found at the first look or when the host is entered, whichever comes first.
+
+        Raises `ConfigError` where the config, which says what may be imported, cannot be read.
+        """
         if self._plugins is None:
-            self._plugins = Plugins.installed()
+            lists = (self._read() or HostConfig({})).plugins
+            self._plugins = Plugins.installed(allow=lists.allow, block=lists.block)
         return self._plugins
 
     async def __aenter__(self) -> Self:
@@ -170,6 +178,9 @@ class AdapterHost:
             )
             for binding in bindings:
                 self.plugins.notify("llama_orch_on_unbind", binding.info)
+            if self._plugins is not None and self._plugins.listening:
+                leave = self._plugins.close if self._owns_plugins else self._plugins.settle
+                await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
 
     async def _submit(self, pool_id: str, task: TaskRequest) -> TokenStream:
         """The whole life of a call: admit → route → adapter → first token."""
@@ -222,8 +233,9 @@ class AdapterHost:
         return dict(zip(pool, answers, strict=True))
 
     def _blueprints(self) -> list[Blueprint]:
+        plugins = self.plugins  # found here, where waiting for them is no harm
         config = self._read()
-        return read_blueprints(config, self.plugins) if config is not None else []
+        return read_blueprints(config, plugins) if config is not None else []
 
     def _build(self, blueprints: list[Blueprint]) -> None:
         """Bind them all or, with every problem told, none."""

@@ -1,28 +1,23 @@
-"""Which adapters are installed. The host walks the entry points itself, so that one bad package harms no other."""
+"""Which adapters are at hand. The host walks the entry points itself, so that one bad package harms no other."""
 
-import inspect
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, Self
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import EntryPoint
+from typing import Self
 
 import msgspec
-import pluggy
-from llama_orch_adapter_api import (
-    API_VERSION,
-    ENTRY_POINT_GROUP,
-    PROJECT,
-    AdapterSpec,
-    BindingInfo,
-    HookSpecs,
-    get_logger,
-)
+from llama_orch_adapter_api import API_VERSION, AdapterSpec, get_logger
 
-from ._config import ConfigError
+from ._config import ConfigError, PluginsConfig
+from ._fanout import Fanout
+from ._guard import Hung, Misbehaved, PluginLimits, guarded, told
+from ._listener import Listener
+from ._offer import Offer, Policy, offer_of
+from ._scan import Plugin, State, scan
 
 logger = get_logger(__name__)
-
-State = Literal["ready", "broken", "duplicate", "incompatible"]
 
 
 class UnknownEngineError(ConfigError):
@@ -33,59 +28,90 @@ class NoAdapterError(ConfigError):
     """No adapter is installed at all."""
 
 
-class Plugin(msgspec.Struct, frozen=True):
-    """One entry point and what became of it. `engines` it registered; `mend` is what to do where it is not ready."""
-
-    name: str
-    version: str
-    api: int | None
-    state: State
-    origin: str
-    engines: tuple[str, ...] = ()
-    mend: str = ""
-
-
 class Plugins:
-    """The adapters at hand, by engine. `load` finds those that are installed; `register` adds one by hand."""
+    """The adapters at hand, by engine. `load` imports those that are installed; `register` adds one by hand.
 
-    def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(HookSpecs)
+    `allow` and `block` name entry points or distributions; what they keep out is never imported. `on_change` is told of
+    each plugin that is loaded, refused or has its hooks turned off, on whatever thread saw it: the loading one, one of
+    ours, or that of `notify`. `close` ends our threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow: Iterable[str] | None = None,
+        block: Iterable[str] = (),
+        on_change: Callable[[Plugin], None] | None = None,
+        limits: PluginLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.on_change = on_change
+        self._lists = PluginsConfig(None if allow is None else tuple(allow), tuple(block))
+        self._limits = limits or PluginLimits()
+        self._clock = clock
         self._specs: dict[str, AdapterSpec] = {}
+        self._routes: dict[str, Policy] = {}
         self._found: list[Plugin] = []
+        self._fanout = Fanout()
+        self._loading = threading.Lock()
 
     @classmethod
-    def installed(cls) -> Self:
+    def installed(
+        cls,
+        *,
+        allow: Iterable[str] | None = None,
+        block: Iterable[str] = (),
+        on_change: Callable[[Plugin], None] | None = None,
+    ) -> Self:
         """All that is installed. It imports the adapters' packages, which takes a moment: not inside an event loop."""
-        plugins = cls()
+        plugins = cls(allow=allow, block=block, on_change=on_change)
         plugins.load()
         return plugins
 
+    def scan(self) -> tuple[Plugin, ...]:
+        """Every entry point that is installed, by name, from metadata alone: nothing is imported, nothing changes."""
+        return tuple(plugin for plugin, _ in scan(self._lists))
+
     def load(self, found: Iterable[EntryPoint] | None = None) -> None:
-        """Import every entry point of our group, each by itself. What fails is listed with its mend, never raised."""
-        points = list(entry_points(group=ENTRY_POINT_GROUP) if found is None else found)
-        count = Counter(point.name for point in points)
-        for point in sorted(points, key=lambda p: (p.name, _origin(p))):
-            if count[point.name] > 1:
-                rivals = ", ".join(sorted(_origin(p) for p in points if p.name == point.name))
-                self._found.append(_plugin(point, "duplicate", mend=f"keep one of the packages that own it: {rivals}"))
-            else:
-                self._found.append(self._admit(point))
+        """Import every entry point that is allowed, each by itself. What fails is listed with its mend, never raised.
+
+        One that hangs costs its limit of 10 s, and everything else loads: not inside an event loop.
+        """
+        with self._loading:
+            for plugin, point in scan(self._lists, found):
+                if point is None or plugin.state != "found":
+                    self._list(plugin)
+                else:
+                    self._admit(plugin, point.load)
 
     def register(self, spec: AdapterSpec) -> None:
         """Add an adapter that comes from no package. Raises `ConfigError` for another API or a name that is taken."""
-        problem = self._problem(spec)
-        if problem:
+        for _, problem in self._problems(Offer((spec,), (), {})):
             raise ConfigError([f"engine {spec.engine!r}: {problem}"])
         self._specs[spec.engine] = spec
 
+    def register_plugin(self, plugin: object, name: str) -> Plugin:
+        """Add an object or a module with hooks as if it were installed. Raises `ConfigError` where it is not ready.
+
+        It is loaded and guarded like any other: not inside an event loop.
+        """
+        with self._loading:
+            loaded = self._admit(Plugin(name, "?", None, "found", "register_plugin()"), lambda: plugin)
+        if not loaded.serves:
+            raise ConfigError([f"plugin {name!r} is {loaded.state}: {loaded.mend}"])
+        return loaded
+
     def listing(self) -> tuple[Plugin, ...]:
-        """Every entry point found, by name."""
-        return tuple(self._found)
+        """Every plugin that was to be loaded, by name, and what became of it."""
+        return tuple(self._counted(plugin) for plugin in tuple(self._found))
 
     def engines(self) -> dict[str, AdapterSpec]:
         """The usable adapters by engine."""
         return dict(self._specs)
+
+    def routes(self) -> dict[str, Policy]:
+        """The usable routing policies by name."""
+        return dict(self._routes)
 
     def spec(self, engine: str) -> AdapterSpec:
         """The adapter of an engine. Raises `UnknownEngineError`, or `NoAdapterError` where there is none of any."""
@@ -97,84 +123,111 @@ class Plugins:
         mend = lost[0] if lost else "name one of these, or install the package of its adapter"
         raise UnknownEngineError([f"no adapter for engine {engine!r} (known: {_names(self._specs)}); {mend}"])
 
-    def notify(self, hook: str, binding: BindingInfo) -> None:
-        """Call a lifecycle hook of every plugin; one that raises is logged, and harms no other."""
-        for impl in getattr(self._manager.hook, hook).get_hookimpls():
-            try:
-                impl.function(*[binding for _ in impl.argnames])
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # as in _admit
-                logger.warning("plugin %s: %s raised %s", impl.plugin_name, hook, type(error).__name__)
+    # --- telling plugins what happens
 
-    def _admit(self, point: EntryPoint) -> Plugin:
+    def notify(self, hook: str, payload: object) -> None:
+        """Tell every plugin that has this lifecycle hook, each on its own thread, in order. Never waits or raises."""
+        self._fanout.notify(hook, payload)
+
+    @property
+    def listening(self) -> bool:
+        """Whether any plugin was told anything, so that there is something to settle."""
+        return self._fanout.listening
+
+    def settle(self, limit: float) -> bool:
+        """Wait until all is told; False where that takes more than `limit` seconds. Not inside an event loop."""
+        return self._fanout.settle(limit)
+
+    def close(self, limit: float = 2.0) -> bool:
+        """Tell what is to be told and end the threads; False where one is left behind after `limit` seconds.
+
+        Adapters stay usable, hooks are told nothing more. Not inside an event loop.
+        """
+        return self._fanout.close(limit)
+
+    # --- one plugin's way in
+
+    def _admit(self, plugin: Plugin, load: Callable[[], object]) -> Plugin:
+        if any(other.name == plugin.name and other.serves for other in self._found):
+            mend = "a plugin of this name is loaded already; give another name, or keep one of them"
+            return self._list(_became(plugin, "duplicate", mend))
+        began = self._clock()
         try:
-            admitted = self._enlist(point, self._offers(point))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # a stranger's code is his package's trouble alone
-            admitted = _plugin(point, "broken", mend=f"{_told(error)}; update or remove {_origin(point)}")
-        if admitted.state != "ready":
-            self._manager.unregister(name=point.name)
-        return admitted
+            offer = guarded(lambda: offer_of(load(), plugin.name), self._limits.load, plugin.name)
+        except Misbehaved as error:
+            state: State = "hangs" if isinstance(error, Hung) else "broken"
+            return self._list(_became(plugin, state, f"{error}; update or remove {plugin.origin}"))
+        finally:
+            if (took := self._clock() - began) > self._limits.slow_load:
+                logger.warning("plugin %s took %.1f s to load; update %s", plugin.name, took, plugin.origin)
+        return self._enlist(plugin, offer)
 
-    def _offers(self, point: EntryPoint) -> list[AdapterSpec]:
-        """What the plugin registers when it is asked."""
-        offered: list[AdapterSpec] = []
-        plugin = point.load()
-        self._manager.register(plugin, point.name)
-        for impl in self._manager.hook.llama_orch_register_adapters.get_hookimpls():
-            if impl.plugin is plugin:
-                answer = impl.function(*_arguments(impl.argnames, offered.append))
-                if inspect.iscoroutine(answer):
-                    answer.close()
-                    raise TypeError("its hook is an async def; hooks are plain functions")
-        for spec in offered:
-            if not isinstance(spec, AdapterSpec):
-                raise TypeError(f"it registers a {type(spec).__name__}, not an AdapterSpec")
-        return offered
+    def _enlist(self, plugin: Plugin, offer: Offer) -> Plugin:
+        plugin = msgspec.structs.replace(
+            plugin,
+            api=offer.specs[0].api if offer.specs else None,
+            engines=tuple(spec.engine for spec in offer.specs),
+            routes=tuple(name for name, _ in offer.routes),
+        )
+        for state, problem in self._problems(offer):
+            return self._list(_became(plugin, state, problem))
+        self._specs.update((spec.engine, spec) for spec in offer.specs)
+        self._routes.update(offer.routes)
+        plugin = self._list(_became(plugin, "ready"))
+        if offer.hooks:
+            at = len(self._found) - 1
+            self._fanout.add(
+                Listener(plugin.name, offer.hooks, lambda why: self._turn_off(at, why), self._limits, self._clock)
+            )
+        return plugin
 
-    def _enlist(self, point: EntryPoint, offered: list[AdapterSpec]) -> Plugin:
-        api = offered[0].api if offered else None
-        engines = tuple(spec.engine for spec in offered)
-        problems = [problem for problem in map(self._problem, offered) if problem]
-        if problems:
-            state: State = "incompatible" if any(spec.api != API_VERSION for spec in offered) else "duplicate"
-            return _plugin(point, state, api, engines, problems[0])
-        self._specs.update((spec.engine, spec) for spec in offered)
-        mend = "" if offered else f"it registers no adapter; update or remove {_origin(point)}"
-        return _plugin(point, "ready" if offered else "broken", api, engines, mend)
+    def _problems(self, offer: Offer) -> Iterator[tuple[State, str]]:
+        """Why an offer cannot be taken, the gravest first."""
+        for spec in offer.specs:
+            if spec.api != API_VERSION:
+                older = "the adapter" if spec.api < API_VERSION else "llama-orch-adapter-host"
+                yield "incompatible", f"it was written for API {spec.api}, this host has {API_VERSION}; update {older}"
+        for what, names, taken in (
+            ("engine", [spec.engine for spec in offer.specs], self._specs),
+            ("route", [name for name, _ in offer.routes], self._routes),
+        ):
+            for name, count in Counter(names).items():
+                if name in taken:
+                    yield "duplicate", f"another package already serves {what} {name!r}; keep one of them"
+                elif count > 1:
+                    yield "duplicate", f"it registers {what} {name!r} {count} times; register each once"
 
-    def _problem(self, spec: AdapterSpec) -> str:
-        if spec.api != API_VERSION:
-            older = "the adapter" if spec.api < API_VERSION else "llama-orch-adapter-host"
-            return f"it was written for API {spec.api}, this host has {API_VERSION}; update {older}"
-        if spec.engine in self._specs:
-            return f"another package already serves engine {spec.engine!r}; keep one of them"
-        return ""
+    # --- what became of it
+
+    def _list(self, plugin: Plugin) -> Plugin:
+        self._found.append(plugin)
+        self._tell(plugin)
+        return plugin
+
+    def _turn_off(self, at: int, why: str) -> None:
+        plugin = self._found[at]
+        mend = f"{why}; what it registered serves on. Update or remove {plugin.origin} and start again"
+        self._found[at] = plugin = _became(plugin, "hooks off", mend)
+        logger.warning("plugin %s: hooks off: %s", plugin.name, mend)
+        self._tell(plugin)
+
+    def _tell(self, plugin: Plugin) -> None:
+        mend = f": {plugin.mend}" if plugin.mend else ""
+        logger.info("plugin %s %s of %s is %s%s", plugin.name, plugin.version, plugin.origin, plugin.state, mend)
+        if self.on_change is None:
+            return
+        try:
+            self.on_change(plugin)
+        except Exception as error:  # noqa: BLE001  # who listens must not stop the loading, nor the watch over the others
+            logger.warning("on_change of plugin %s raised %s", plugin.name, told(error))
+
+    def _counted(self, plugin: Plugin) -> Plugin:
+        dropped = self._fanout.dropped(plugin.name) if plugin.serves else 0
+        return msgspec.structs.replace(plugin, dropped=dropped) if dropped else plugin
 
 
-def _arguments(names: Iterable[str], register: Callable[[AdapterSpec], None]) -> list[Callable[[AdapterSpec], None]]:
-    """What a hook implementation asked for: pluggy has checked that it is `register` or nothing."""
-    return [register for _ in names]
-
-
-def _plugin(
-    point: EntryPoint, state: State, api: int | None = None, engines: tuple[str, ...] = (), mend: str = ""
-) -> Plugin:
-    version = point.dist.version if point.dist else None
-    return Plugin(point.name, version or "?", api, state, _origin(point), engines, mend)
-
-
-def _origin(point: EntryPoint) -> str:
-    """The distribution it comes from, else the module: a package half removed no longer knows its own name."""
-    return (point.dist.name if point.dist else None) or point.value
-
-
-def _told(error: BaseException) -> str:
-    """An exception in one line: its class, and its text with whatever would break the line escaped."""
-    try:
-        text = " ".join(str(error).split())[:200]
-    except Exception:  # noqa: BLE001  # a stranger's __str__
-        text = ""
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _became(plugin: Plugin, state: State, mend: str = "") -> Plugin:
+    return msgspec.structs.replace(plugin, state=state, mend=mend)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -12,7 +12,6 @@ import msgspec
 from llama_orch_adapter_api import End, Message, Sampling, TaskRequest, Token, TokenEvent
 
 from .._host import AdapterHost
-from .._plugins import Plugins
 from .._stream import TokenStream
 from ._exit import BadRequestError, Exit, Interrupted, NotUtf8Error
 from ._screen import Screen
@@ -45,7 +44,7 @@ def chat(screen: Screen, /, words: tuple[str, ...], **given: Any) -> Exit:
     source = Source(**{name: given.pop(name) for name in Source.__struct_fields__})
     pool, prompt = (words[0], words[1]) if len(words) == 2 else (None, words[0] if words else None)
     task = _task(prompt, **given)  # before there is an event loop, which would keep Ctrl-C from a read of stdin
-    return asyncio.run(_chat(screen, opened(source, screen, Plugins.installed()), pool, task))
+    return asyncio.run(_chat(screen, opened(source, screen), pool, task))
 
 
 async def _chat(screen: Screen, opened: Opened, pool: str | None, task: TaskRequest) -> Exit:

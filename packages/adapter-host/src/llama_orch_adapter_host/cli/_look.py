@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +13,7 @@ from .._host import AdapterHost
 from .._plugins import NoAdapterError, Plugins
 from ._exit import Exit, Failure
 from ._screen import Screen
-from ._source import Opened, Source, opened, with_json, with_source
+from ._source import Opened, Source, listed, opened, with_config, with_json, with_source
 
 T = TypeVar("T")
 
@@ -21,11 +22,17 @@ _CODES = {"down": Exit.UNREACHABLE, "loading": Exit.LOADING, "busy": Exit.OK, "r
 
 
 @click.command()
+@with_config
+@click.option("--no-import", is_flag=True, help="Look at the packages' metadata alone: no code of theirs is run.")
 @with_json
 @click.pass_obj
-def plugins(screen: Screen) -> Exit:
-    """List the adapters that are installed, and what to do about those that are not usable."""
-    listing = Plugins.installed().listing()
+def plugins(screen: Screen, /, config: Path | None, *, no_import: bool) -> Exit:
+    """List the plugins that are installed, and what to do about those that are not usable."""
+    lists = listed(config)
+    found = Plugins(allow=lists.allow, block=lists.block)
+    if not no_import:
+        found.load()
+    listing = found.scan() if no_import else found.listing()
     if not listing:
         raise NoAdapterError(["no adapter is installed; install one, e.g. pip install llama-orch-adapter-llamacpp"])
     if screen.as_json:
@@ -47,7 +54,7 @@ def health(screen: Screen, /, pool: str | None, **given: Any) -> Exit:
 
     The exit code is 9 where one is down, else 10 where one is loading, else 0.
     """
-    found = asyncio.run(_ask(opened(Source(**given), screen, Plugins.installed()), pool, AdapterHost.health))
+    found = asyncio.run(_ask(opened(Source(**given), screen), pool, AdapterHost.health))
     replicas = _by_replica(found)
     if screen.as_json:
         screen.document(found)
@@ -63,7 +70,7 @@ def health(screen: Screen, /, pool: str | None, **given: Any) -> Exit:
 @click.pass_obj
 def props(screen: Screen, /, pool: str | None, **given: Any) -> Exit:
     """Tell what each replica is and can do: engine, version, model, context, slots."""
-    found = asyncio.run(_ask(opened(Source(**given), screen, Plugins.installed()), pool, AdapterHost.props))
+    found = asyncio.run(_ask(opened(Source(**given), screen), pool, AdapterHost.props))
     replicas = _by_replica(found)
     failures = {name: Failure.of(error) for name, error in replicas.items() if isinstance(error, WorkerError)}
     if screen.as_json:

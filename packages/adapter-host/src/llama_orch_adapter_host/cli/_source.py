@@ -11,7 +11,7 @@ import click
 import msgspec
 from llama_orch_adapter_api import Launch, LaunchOptions
 
-from .._config import ConfigError, HostConfig, PoolConfig, read_config
+from .._config import ConfigError, HostConfig, PluginsConfig, PoolConfig, read_config
 from .._host import AdapterHost
 from .._plugins import NoAdapterError, Plugins, UnknownEngineError
 from ._exit import Interrupted, NotUtf8Error
@@ -76,6 +76,10 @@ with_json = click.option(
 )
 """Adds the option that sets the form of the screen."""
 
+with_config = click.option(
+    "--config", type=click.Path(path_type=Path), help="A pools.toml; ./pools.toml is read by itself."
+)
+
 _OPTIONS = (
     click.option(
         "--embedded", is_flag=True, help="Start an engine of one's own, with a small model, and stop it after."
@@ -98,7 +102,7 @@ _OPTIONS = (
         "--pool", "pools", multiple=True, metavar="NAME=ENGINE:URL", help="A replica; the same NAME adds one."
     ),
     click.option("--api-key-env", metavar="VAR", help="The environment variable with the API key for --pool."),
-    click.option("--config", type=click.Path(path_type=Path), help="A pools.toml; ./pools.toml is read by itself."),
+    with_config,
     with_json,
 )
 
@@ -110,14 +114,16 @@ def with_source(command: F) -> F:
     return command
 
 
-def opened(source: Source, screen: Screen, plugins: Plugins) -> Opened:
+def opened(source: Source, screen: Screen) -> Opened:
     """A host with the pools bound; an engine that was started for it is stopped after.
 
-    A config is read at once, so call this before there is an event loop. Raises `ConfigError`.
+    A config is read and the plugins it allows are imported at once, so call this before there is an event loop. Raises
+    `ConfigError`.
     """
     if source.embedded:
-        return _embedded(source, screen, plugins)
-    return AdapterHost(HostConfig(_pools(source)) if source.pools else _file(source.config), plugins)
+        return _embedded(source, screen, Plugins.installed())
+    config = HostConfig(_pools(source)) if source.pools else _file(source.config)
+    return AdapterHost(config, Plugins.installed(allow=config.plugins.allow, block=config.plugins.block))
 
 
 @asynccontextmanager
@@ -191,6 +197,11 @@ def _file(path: Path | None) -> HostConfig:
             ["no pool is named; give --embedded, --pool NAME=ENGINE:URL or --config FILE (./pools.toml is not there)"]
         )
     return read_config(path or DEFAULT_CONFIG)
+
+
+def listed(path: Path | None) -> PluginsConfig:
+    """Which plugins the config lets in; all, where there is none. Raises `ConfigError` where it cannot be read."""
+    return PluginsConfig() if path is None and not DEFAULT_CONFIG.is_file() else _file(path).plugins
 
 
 def only_pool(host: AdapterHost, named: str | None) -> str:
