@@ -62,9 +62,13 @@ GETS = {
 }
 
 
-def adapter_for(url: str, api_key: Secret | None = None) -> LlamaCppAdapter:
+IMPATIENT = {"retry": {"base": 1e-9, "cap": 1e-9, "patience": 0.1}}
+"""As many attempts as ever, and no time between them."""
+
+
+def adapter_for(url: str, api_key: Secret | None = None, http: Mapping[str, object] | None = None) -> LlamaCppAdapter:
     config = LlamaCppConfig(url=url, api_key=api_key)
-    return LlamaCppAdapter(AdapterContext("pool", "r0", config, Timeouts(), {}, time.monotonic, print))
+    return LlamaCppAdapter(AdapterContext("pool", "r0", config, Timeouts(), http or {}, time.monotonic, print))
 
 
 @asynccontextmanager
@@ -693,7 +697,7 @@ async def test_any_bytes_end_in_an_event_or_a_worker_error():
         return reply if request.method == "POST" or probing else GETS[request.route]
 
     async with LoopbackEngine(script) as engine:
-        adapter = adapter_for(engine.url)
+        adapter = adapter_for(engine.url, http=IMPATIENT)
         for _ in range(cases(10_000, nightly=1_000_000)):
             reply, path = mutilated_reply(chance, chance.choice(shelf)), chance.choice([NATIVE, CHAT])
             probing, asked = chance.random() < 0.2, chance.choice(["health", "props"])

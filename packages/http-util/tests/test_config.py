@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from llama_orch_adapter_api import Secret, Timeouts
-from llama_orch_http_util import HttpClient, HttpConfig
+from llama_orch_http_util import HttpClient, HttpConfig, RetryPolicy
 from llama_orch_http_util._config import check_key, check_url
 
 CANARY = secrets.token_hex(16)
@@ -221,6 +221,12 @@ def test_overrides() -> None:
     )
 
 
+def test_overrides_of_the_retries() -> None:
+    """A pool's http.retry table changes what it names, and the rest stays (ORCH-3612)."""
+    assert HttpConfig.of({"retry": {"attempts": 5, "cap": 1}}, Timeouts()).retry == RetryPolicy(attempts=5, cap=1.0)
+    assert HttpConfig.of({}, Timeouts()).retry == RetryPolicy()
+
+
 def test_what_is_configured_by_default() -> None:
     """Nothing is switched off unless somebody does it: certificates and addresses are checked."""
     config = HttpConfig()
@@ -258,6 +264,10 @@ def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: 
             {"insecure_tls": True, "ca_file": "/etc/ca.pem"},
             "http.insecure_tls switches http.ca_file off; give one of them",
         ),
+        ({"retry": {"atempts": 2}}, "http: Object contains unknown field `atempts` - at `$.retry`"),
+        ({"retry": {"attempts": 0}}, "http: attempts is 0; give 1 for a single try, or more - at `$.retry`"),
+        ({"retry": {"base": 9}}, "http: base is 9.0 and cap 2.0; give 0 < base <= cap, in seconds - at `$.retry`"),
+        ({"retry": 3}, "http: Expected `object`, got `int` - at `$.retry`"),
         ({"connect": 0}, "http.connect is 0.0; give seconds, above 0"),
         ({"connect": -1.5}, "http.connect is -1.5; give seconds, above 0"),
         ({"sock_idle": float("nan")}, "http.sock_idle is nan; give seconds, above 0"),

@@ -29,7 +29,7 @@ from llama_orch_adapter_testkit import LoopbackEngine, Reply, run_virtual
 from llama_orch_http_util import HttpClient
 from llama_orch_http_util._retry import RetryPolicy, may_repeat, retried, wait_before_next
 
-POLICY = RetryPolicy()
+POLICY = RetryPolicy(patience=30.0)
 DRAWS = 10_000
 
 KINDS: tuple[type[WorkerError], ...] = (

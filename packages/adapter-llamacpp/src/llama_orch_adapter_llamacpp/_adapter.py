@@ -23,7 +23,7 @@ from llama_orch_adapter_api import (
 from llama_orch_http_util import HttpClient, HttpConfig
 from llama_orch_http_util.openai import CHAT, CHUNK, Answer
 
-from ._wire import ENGINE, EVENT, PROPS, SLOTS, NativeAnswer, Slot, chat_body, completion_body, worker_props
+from ._wire import ENGINE, EVENT, PROPS, SLOTS, NativeAnswer, chat_body, completion_body, worker_props
 
 _NO_SLOTS = ("unsupported", "not_found")
 """What a server that was started without /slots says of it."""
@@ -72,15 +72,12 @@ class LlamaCppAdapter(WorkerAdapter):
 
     async def props(self) -> WorkerProps:
         """From `/props`, and `/slots` where the server was started with it."""
-        props = (await self._http.request("GET", "/props")).decode(PROPS, "/props")
-        slots = await self._slots() if props.endpoint_slots else None
-        seen = worker_props(props, slots, datetime.now(UTC))
-        self._known = seen.capabilities
-        return seen
+        return await self._look()
 
     async def engine_version(self) -> str:
         """`build_info`, asked of the engine once."""
-        return (await self._capabilities()).engine_version
+        known = self._known or (await self._look()).capabilities
+        return known.engine_version
 
     def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         """A prompt goes to `/completion`, messages to the chat route."""
@@ -105,7 +102,7 @@ class LlamaCppAdapter(WorkerAdapter):
         decoder: msgspec.json.Decoder[T_contra],
         answer: _Reader[T_contra],
     ) -> AsyncIterator[TokenEvent]:
-        known = await self._capabilities()
+        known = self._known or (await self._look(once=True)).capabilities
         try:
             async with self._http.stream(path, body, decoder) as events:
                 yield Started(ENGINE, known.engine_version, known.model_id, self._replica, seed=task.seed)
@@ -123,11 +120,13 @@ class LlamaCppAdapter(WorkerAdapter):
             raise
         yield answer.end()
 
-    async def _capabilities(self) -> Capabilities:
-        return self._known or (await self.props()).capabilities
-
-    async def _slots(self) -> list[Slot]:
-        return (await self._http.request("GET", "/slots")).decode(SLOTS, "/slots")
+    async def _look(self, *, once: bool = False) -> WorkerProps:
+        """The engine's props, asked for now; what they tell of it is kept. `once`: on a task's way."""
+        props = (await self._http.get("/props", once=once)).decode(PROPS, "/props")
+        slots = (await self._http.get("/slots", once=once)).decode(SLOTS, "/slots") if props.endpoint_slots else None
+        seen = worker_props(props, slots, datetime.now(UTC))
+        self._known = seen.capabilities
+        return seen
 
     async def _ready_or_busy(self) -> WorkerHealth:
         try:

@@ -56,23 +56,19 @@ class VllmAdapter(WorkerAdapter):
             await self._http.request("GET", "/health")
         except WorkerError as error:
             return WorkerHealth.of(error)
-        load = await self._load()
+        load = await self._load(once=True)
         if load is not None and load.waiting:
             return WorkerHealth(live=True, ready=True, state="busy", detail=str(load))
         return WorkerHealth(live=True, ready=True, state="ready")
 
     async def props(self) -> WorkerProps:
         """From `/version` and `/v1/models`, and `/metrics` where `slots` is configured."""
-        version = (await self._http.request("GET", "/version")).decode(VERSION, "/version")
-        models = (await self._http.request("GET", "/v1/models")).decode(MODELS, "/v1/models")
-        load = None if self._slots is None else await self._load()
-        seen = worker_props(version, models, self._slots, load, datetime.now(UTC))
-        self._known = seen.capabilities
-        return seen
+        return await self._look()
 
     async def engine_version(self) -> str:
         """`/version`, asked of the engine once."""
-        return (await self._capabilities()).engine_version
+        known = self._known or (await self._look()).capabilities
+        return known.engine_version
 
     def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         """A prompt goes to `/v1/completions`, messages to the chat route."""
@@ -88,7 +84,7 @@ class VllmAdapter(WorkerAdapter):
         await self._http.aclose()
 
     async def _stream(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
-        known = await self._capabilities()
+        known = self._known or (await self._look(once=True)).capabilities
         model = task.model_ref or known.model_id
         answer = Answer(self._http.where)
         try:
@@ -108,11 +104,17 @@ class VllmAdapter(WorkerAdapter):
             raise
         yield answer.end()
 
-    async def _capabilities(self) -> Capabilities:
-        return self._known or (await self.props()).capabilities
+    async def _look(self, *, once: bool = False) -> WorkerProps:
+        """The engine's props, asked for now; what they tell of it is kept. `once`: on a task's way."""
+        version = (await self._http.get("/version", once=once)).decode(VERSION, "/version")
+        models = (await self._http.get("/v1/models", once=once)).decode(MODELS, "/v1/models")
+        load = None if self._slots is None else await self._load(once=once)
+        seen = worker_props(version, models, self._slots, load, datetime.now(UTC))
+        self._known = seen.capabilities
+        return seen
 
-    async def _load(self) -> Load | None:
+    async def _load(self, *, once: bool) -> Load | None:
         try:
-            return Load.read((await self._http.request("GET", "/metrics")).body)
+            return Load.read((await self._http.get("/metrics", once=once)).body)
         except WorkerError:  # started without /metrics: nothing more is known
             return None

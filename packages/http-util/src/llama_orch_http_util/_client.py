@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from ._config import HttpConfig, check_key, check_url
 from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json, quote
 from ._framing import framing_of
 from ._http1 import Http1
+from ._retry import retried
 from ._stream import EventStream
 from ._transport import Answer, Transport
 
@@ -82,6 +84,17 @@ class HttpClient:
         finally:
             answer.close()
         return Response(answer.status, answer.headers, whole, answer.http_version, self.where)
+
+    async def get(self, path: str, *, once: bool = False) -> Response:
+        """One whole answer to a GET, tried as often as `config.retry` allows; the error's `attempts` says how often.
+
+        `once` is for what is asked on a task's way: the host retries the task, and nobody retries within its attempt.
+        """
+        send = partial(self.request, "GET", path)
+        if once:
+            return await send()
+        policy = self._config.retry
+        return await retried("GET", send, policy, deadline=asyncio.get_running_loop().time() + policy.patience)
 
     def stream(self, path: str, body: object, decoder: msgspec.json.Decoder[T]) -> "StreamRequest[T]":
         """POST `body` as JSON and read the answer's events as they come: `async with client.stream(…) as events`.

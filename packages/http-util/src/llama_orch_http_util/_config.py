@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import msgspec
 from llama_orch_adapter_api import Secret, Timeouts
 
+from ._retry import RetryPolicy
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -20,7 +22,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `connect` bounds name look-up, TCP and TLS together. `sock_idle` is a backstop under the host's own limits: a
     socket silent for so long is given up. `max_line` and `max_event` are an event stream's, `max_body` a whole
-    answer's; of an error's body, what is over `max_error_body` is left unread.
+    answer's; of an error's body, what is over `max_error_body` is left unread. `retry` says how often `HttpClient.get`
+    asks.
 
     `ca_file` holds the certificate authorities to trust instead of the system's (PEM). `insecure_tls` takes any
     certificate and any version of TLS that OpenSSL still speaks, of this machine alone unless `allow_insecure_remote`.
@@ -34,6 +37,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_event: int = 8 * MIB
     max_body: int = 8 * MIB
     max_error_body: int = 64 * KIB
+    retry: RetryPolicy = RetryPolicy()
     http_version: Literal["auto", "1.1", "2"] = "auto"
     ca_file: Path | None = None
     insecure_tls: bool = False

@@ -1,7 +1,7 @@
 """When a request may be sent again, and after how long. Decisions are pure; `retried` alone waits.
 
 Only for requests that a second delivery does not hurt, such as props, version and metrics. Tasks are retried by the
-host, health answers at once, and nobody retries around a retrier.
+host, whatever is asked on their way is a part of its attempt, health answers at once: nobody retries around a retrier.
 """
 
 import asyncio
@@ -28,13 +28,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Before attempt n + 1 (n from 1) there is a wait, drawn evenly from 0 to `min(cap, base · 2^(n-1))` (full jitter). An
     engine that asks for `Retry-After` is given that time and up to a tenth more, unless it asks for more than
-    `patience`: then the error is raised at once.
+    `patience`: then the error is raised at once. `HttpClient.get` begins no attempt later than `patience` after its
+    first: the host gives up a look at an engine after 5 s, and is to be told why there was nothing to see.
     """
 
     attempts: int = 3
     base: float = 0.05
     cap: float = 2.0
-    patience: float = 30.0
+    patience: float = 3.0
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
