@@ -60,6 +60,7 @@ TABLE = [
     Row(AdapterError, "unsupported", NO, NO),
     Row(AdapterError, "redirect", NO, NO),
     Row(AdapterError, "tls", NO, NO),
+    Row(AdapterError, "address", NO, NO),
     Row(AdapterError, "duplicate_task", NO, NO),
     # an answer that makes no sense, an adapter that broke
     Row(AdapterError, "decode", NO, YES),

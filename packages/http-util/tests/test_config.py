@@ -46,7 +46,6 @@ ACCEPTED = [
     Accepted("https://engine", "https://engine", with_key=True),
     Accepted("http://localhost:8080", "http://localhost:8080", with_key=True),
     Accepted("http://127.8.8.8", "http://127.8.8.8", with_key=True),
-    Accepted("http://127.1", "http://127.1", with_key=True),
     Accepted("http://[::1]", "http://[::1]", with_key=True),
     Accepted("http://[::ffff:127.0.0.1]", "http://[::ffff:127.0.0.1]", with_key=True),
     Accepted("https://localhost:8443", "https://localhost:8443", switches=INSECURE),
@@ -58,19 +57,21 @@ ACCEPTED = [
 ]
 
 
-def link_local(shown: str, url: str) -> Refused:
+def link_local(shown: str, url: str, mended: str | None = None) -> Refused:
+    mended = mended or url
     return Refused(
         url,
         f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it",
-        mended=Accepted(url, url, switches=LINK_LOCAL),
+        mended=Accepted(mended, mended, switches=LINK_LOCAL),
     )
 
 
-def metadata(shown: str, url: str) -> Refused:
+def metadata(shown: str, url: str, mended: str | None = None) -> Refused:
+    mended = mended or url
     return Refused(
         url,
         f"url {shown} is a cloud's metadata; set http.allow_link_local = true if you mean it",
-        mended=Accepted(url, url, switches=LINK_LOCAL),
+        mended=Accepted(mended, mended, switches=LINK_LOCAL),
     )
 
 
@@ -120,14 +121,25 @@ REFUSED = [
     Refused("http://engine:web", "url http://engine has a port that is no port; give a number up to 65535"),
     Refused("http://[::1", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
     Refused("http://[engine]", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
+    Refused(
+        "http://127.1:8080",
+        "url http://127.1 is an address in a notation that is not spoken here; give 127.0.0.1",
+        mended=Accepted("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+    ),
+    Refused(
+        "http://0x7f000001",
+        "url http://0x7f000001 is an address in a notation that is not spoken here; give 127.0.0.1",
+        with_key=True,
+        mended=Accepted("http://127.0.0.1", "http://127.0.0.1", with_key=True),
+    ),
     Refused(" http://engine", "url holds a space or control character; take it out"),
     Refused("http://engine\n", "url holds a space or control character; take it out"),
     Refused("http://eng\tine", "url holds a space or control character; take it out"),
     Refused("http://eng\u202eine", "url holds a space or control character; take it out"),
     link_local("http://169.254.169.254", "http://169.254.169.254"),
     link_local("http://169.254.0.1", "http://169.254.0.1:8080"),
-    link_local("http://2852039166", "http://2852039166"),
-    link_local("http://0xa9fea9fe", "http://0xA9FEA9FE"),
+    link_local("http://2852039166", "http://2852039166", "http://169.254.169.254"),
+    link_local("http://0xa9fea9fe", "http://0xA9FEA9FE", "http://169.254.169.254"),
     link_local("http://fe80::1", "http://[fe80::1]"),
     link_local("http://fe80::1%eth0", "http://[fe80::1%eth0]"),
     link_local("http://::ffff:169.254.169.254", "http://[::ffff:169.254.169.254]"),
@@ -135,7 +147,7 @@ REFUSED = [
     metadata("http://fd00:ec2::254%eth0", "http://[fd00:ec2::254%eth0]"),
     metadata("http://fd20:ce::254", "http://[fd20:ce::254]"),
     metadata("http://100.100.100.200", "http://100.100.100.200"),
-    metadata("http://1684301000", "http://1684301000"),
+    metadata("http://1684301000", "http://1684301000", "http://100.100.100.200"),
     metadata("http://::ffff:100.100.100.200", "http://[::ffff:100.100.100.200]"),
     metadata("https://192.0.0.192", "https://192.0.0.192"),
     unchecked("https://engine"),

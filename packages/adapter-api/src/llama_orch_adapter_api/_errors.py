@@ -7,7 +7,7 @@ WorkerError
 ├── DecodeTimeout    DECODE_TIMEOUT    first_token · idle
 ├── WorkerReset      WORKER_RESET      reset · truncated · aborted · drained
 ├── AdapterError     ADAPTER           bad_request · context_length · auth · not_found · unsupported · redirect · tls ·
-│                                      decode · too_large · encoding · duplicate_task · plugin
+│                                      address · decode · too_large · encoding · duplicate_task · plugin
 └── InternalError    INTERNAL          engine · host
 
 Two questions are answered from (kind, detail) by one table: `retriable` (may the host try again, before the first
@@ -150,6 +150,7 @@ class AdapterError(WorkerError):
         "unsupported": _NEVER,
         "redirect": _NEVER,
         "tls": _NEVER,
+        "address": _NEVER,
         "decode": _FINAL_FAULT,
         "too_large": _FINAL_FAULT,
         "encoding": _FINAL_FAULT,

@@ -1,8 +1,6 @@
 """The limits of one client, and which addresses it may speak to."""
 
-import ipaddress
 import math
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from llama_orch_adapter_api import Secret, Timeouts
 
+from ._addresses import address_of, why_refused
 from ._retry import RetryPolicy
 
 KIB = 1024
@@ -27,7 +26,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `ca_file` holds the certificate authorities to trust instead of the system's (PEM). `insecure_tls` takes any
     certificate and any version of TLS that OpenSSL still speaks, of this machine alone unless `allow_insecure_remote`.
-    `allow_link_local` admits 169.254.0.0/16, fe80::/10 and the other addresses where clouds keep their metadata;
+    `allow_link_local` admits 169.254.0.0/16, fe80::/10 and the other addresses where clouds keep their metadata, as a
+    number in the URL and as what its host name leads to;
     `allow_plaintext_key` an API key over plain http to another machine.
     """
 
@@ -77,13 +77,6 @@ def _path(_: type[Path], value: object) -> Path:
     return Path(value)
 
 
-_METADATA = frozenset(
-    ipaddress.ip_address(address).packed
-    for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192")
-)
-"""Where clouds keep their metadata, beside 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
-
-
 def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
     """The base URL without its trailing slash. Raises `ValueError` naming what is wrong with it and the mend."""
     if not url.isprintable() or " " in url:
@@ -109,12 +102,11 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
 
 def _check_far_end(shown: str, scheme: str, host: str, config: HttpConfig, *, with_key: bool) -> None:
     """Refuse what needs a switch at this address and is without it."""
-    address = _address(host)
-    if address is not None and not config.allow_link_local:
-        if address.is_link_local:
-            raise ValueError(f"url {shown} is a link-local address; set http.allow_link_local = true if you mean it")
-        if address.packed in _METADATA:
-            raise ValueError(f"url {shown} is a cloud's metadata; set http.allow_link_local = true if you mean it")
+    address = address_of(host)
+    if address is not None and not config.allow_link_local and (what := why_refused(address)) is not None:
+        raise ValueError(f"url {shown} is {what}; set http.allow_link_local = true if you mean it")
+    if address is not None and ":" not in host and host != str(address):
+        raise ValueError(f"url {shown} is an address in a notation that is not spoken here; give {address}")
     if host == "localhost" or (address is not None and address.is_loopback):
         return
     if with_key and scheme == "http" and not config.allow_plaintext_key:
@@ -133,16 +125,3 @@ def check_key(key: Secret) -> None:
     text = key.reveal()
     if not text or not text.isascii() or not text.isprintable():
         raise ValueError("api_key is empty or holds a line end or another character no header can carry; correct it")
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that `host` is, in whatever notation the resolver reads; None for a name."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        try:
-            return ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 2130706433, 0x7f000001
-        except OSError:
-            return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address

@@ -193,6 +193,10 @@ class BrokenConnection(aiohttp.ClientConnectionError):
     begun = False
 
 
+class ForbiddenAddress(aiohttp.ClientError):
+    """A name leads to nothing but addresses that are refused; the text says to which, and what it is."""
+
+
 class StaleConnection(aiohttp.ServerDisconnectedError):
     """A kept connection ended without a byte of the answer. aiohttp repeats a GET that met one, and no other."""
 
@@ -204,6 +208,7 @@ _RESET = Meaning(WorkerReset, "reset", "look at the engine's own log")
 _STALE = Meaning(WorkerReset, "reset", "send it again")
 _TRUNCATED = Meaning(WorkerReset, "truncated", "look at the engine's own log")
 _TLS = Meaning(AdapterError, "tls", "name its certificate authority in http.ca_file, or correct the host name in url")
+_ADDRESS = Meaning(AdapterError, "address", "correct url, or set http.allow_link_local = true if you mean it")
 _TLS_WORDS = Meaning(AdapterError, "tls", "check that it speaks TLS, 1.2 or later, on this port")
 
 _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, Meaning], ...] = (
@@ -212,6 +217,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
         "its certificate is not trusted",
         _TLS,
     ),
+    (ForbiddenAddress, "its host name leads where nobody is to go", _ADDRESS),
     (aiohttp.ClientConnectorDNSError, "its host name is not known", _UNREACHABLE),
     (aiohttp.ConnectionTimeoutError, "it took too long to connect", _UNREACHABLE),
     (aiohttp.ClientConnectorSSLError, "the TLS handshake failed", _UNREACHABLE),
@@ -237,7 +243,7 @@ def error_of_exception(error: BaseException, where: str, phase: Phase, *, head: 
     for kinds, what, meaning in _EXCEPTIONS:
         if isinstance(error, kinds):
             means = _TLS_WORDS if _disagrees(error) else meaning
-            in_connect = means in {_UNREACHABLE, _TLS, _TLS_WORDS}
+            in_connect = means in {_UNREACHABLE, _ADDRESS, _TLS, _TLS_WORDS}
             return means.kind(
                 f"{what} ({_facts(error)}) · {where} · {means.mend}",
                 detail=means.detail,
@@ -262,6 +268,8 @@ def _disagrees(error: BaseException) -> bool:
 
 def _facts(error: BaseException) -> str:
     """The system's words for an errno, TLS's for its own troubles; the resolver's numbers (below 0) have none."""
+    if isinstance(error, ForbiddenAddress):
+        return str(error)
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
     if isinstance(inner, ssl.SSLError):
         told = getattr(inner, "verify_message", None) or getattr(inner, "reason", None)

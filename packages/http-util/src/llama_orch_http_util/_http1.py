@@ -70,7 +70,7 @@ class Http1:
         shared = self._loans.get(loop)
         if shared is None:
             shared = self._loans[loop] = borrow()
-        return shared.session
+        return shared.unchecked() if self._config.allow_link_local else shared.session
 
     async def _load_tls(self) -> ssl.SSLContext:
         ca_file, insecure = self._config.ca_file, self._config.insecure_tls

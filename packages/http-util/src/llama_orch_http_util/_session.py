@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import aiohttp
 
+from ._resolver import CheckedResolver
 from ._response import Response
 
 KEEPALIVE = 3.0
@@ -27,34 +28,38 @@ class SharedSession:
 
     def __init__(self) -> None:
         self.borrowers = 0
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, socket_factory=_open_socket),
-            response_class=Response,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity", "User-Agent": "llama-orch"},
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=READ_BUFFER,
-        )
+        self.session = _open_session(CheckedResolver())
+        self._unchecked: aiohttp.ClientSession | None = None
         self._ending = False
         self._life = self._until_closed()
         _run_now(self._life.asend(None))
+
+    def unchecked(self) -> aiohttp.ClientSession:
+        """The session of those who may go to link-local addresses; nobody else is handed a connection of theirs."""
+        if self._unchecked is None:
+            self._unchecked = _open_session(aiohttp.ThreadedResolver())
+        return self._unchecked
 
     async def close(self) -> None:
         """Close the session; from now on the running loop's next borrower gets another. May be called again."""
         loop = asyncio.get_running_loop()
         if _sessions.get(loop) is self:
             del _sessions[loop]
-        await self.session.close()
+        try:
+            await self.session.close()
+        finally:
+            if self._unchecked is not None:
+                await self._unchecked.close()
         if not self._ending:  # else the loop is, and on its way through `_until_closed`
             await self._life.aclose()
 
     def abandon(self) -> None:
         """Let go of the session of a loop that was closed under it and can run nothing any more."""
-        connector = self.session.connector
-        self.session.detach()
-        if connector is not None:
-            _run_now(connector.close())  # type: ignore[arg-type]  # it is a coroutine, though declared Awaitable
+        for session in (self.session, self._unchecked):
+            connector = session.connector if session is not None else None
+            if session is not None and connector is not None:
+                session.detach()
+                _run_now(connector.close())  # type: ignore[arg-type]  # it is a coroutine, though declared Awaitable
 
     async def _until_closed(self) -> AsyncGenerator[None, None]:
         try:
@@ -96,6 +101,20 @@ def _forget_closed_loops() -> None:
         loop = reference()
         if loop is not None and loop.is_closed() and (shared := _sessions.pop(loop, None)):
             shared.abandon()
+
+
+def _open_session(resolver: aiohttp.ThreadedResolver) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEEPALIVE, socket_factory=_open_socket, resolver=resolver
+        ),
+        response_class=Response,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity", "User-Agent": "llama-orch"},
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=READ_BUFFER,
+    )
 
 
 def _open_socket(address: tuple[Any, ...]) -> socket.socket:
