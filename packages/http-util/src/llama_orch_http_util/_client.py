@@ -40,7 +40,11 @@ class Response(msgspec.Struct, frozen=True):
         try:
             return decoder.decode(self.body)
         except HOSTILE_JSON as error:
-            raise not_the_json(self.where, what, error) from None
+            failure = not_the_json(self.where, what, error)
+        raise failure  # here, where the decoder's error, which may hold the body, is not its context
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} · {self.where} · {len(self.body)} bytes>"
 
 
 class HttpClient:

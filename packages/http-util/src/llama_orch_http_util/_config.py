@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from llama_orch_adapter_api import Secret, Timeouts
@@ -81,10 +81,9 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
     """The base URL without its trailing slash. Raises `ValueError` naming what is wrong with it and the mend."""
     if not url.isprintable() or " " in url:
         raise ValueError("url holds a space or control character; take it out")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT") from None
+    parts = _parts(url)
+    if parts is None:
+        raise ValueError("url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT")
     shown = f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "without a scheme"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"url is {shown}; give http://HOST:PORT or https://HOST:PORT")
@@ -92,12 +91,26 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
         raise ValueError(f"url {shown} holds a user or password; take them out and set api_key")
     if "?" in url or "#" in url:
         raise ValueError(f"url {shown} holds a query or fragment; give the base URL alone")
+    if not _has_a_good_port(parts):
+        raise ValueError(f"url {shown} has a port that is no port; give a number up to 65535")
+    _check_far_end(shown, parts.scheme, parts.hostname, config, with_key=with_key)
+    return url.rstrip("/")
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The URL taken apart; what urllib says where that fails repeats it, and is not kept as anybody's context."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
+
+
+def _has_a_good_port(parts: SplitResult) -> bool:
     try:
         _ = parts.port
     except ValueError:
-        raise ValueError(f"url {shown} has a port that is no port; give a number up to 65535") from None
-    _check_far_end(shown, parts.scheme, parts.hostname, config, with_key=with_key)
-    return url.rstrip("/")
+        return False
+    return True
 
 
 def _check_far_end(shown: str, scheme: str, host: str, config: HttpConfig, *, with_key: bool) -> None:

@@ -1,7 +1,7 @@
 """From what HTTP says to what the boundary says: status, error object and exception to `WorkerError`.
 
 Messages are built from facts (status, host:port, the engine's own words), never from an exception's text: aiohttp's
-exceptions hold headers and URLs.
+exceptions hold headers and URLs. An engine's words are redacted: some repeat the key that they refuse.
 """
 
 import os
@@ -24,6 +24,7 @@ from llama_orch_adapter_api import (
     WorkerError,
     WorkerReset,
     one_line,
+    redact,
 )
 
 _QUOTE = 300
@@ -157,9 +158,10 @@ def parse_error(body: bytes) -> ErrorObject:
 def quote(text: str) -> str:
     """An engine's words, safe in a log line: control, separator and bidi characters escaped, at most 300 of them.
 
-    Both engines repeat the offending input in some errors: nothing is kept from `'input':` on, or of JSON.
+    Both engines repeat the offending input in some errors: nothing is kept from `'input':` on, or of JSON. Secrets are
+    replaced by `[redacted]`.
     """
-    text = _INPUT.split(text, maxsplit=1)[0].strip()
+    text = _INPUT.split(redact(text), maxsplit=1)[0].strip()
     if len(text) > _QUOTE:
         text = text[: _QUOTE - 1] + "…"
     return one_line(text)
@@ -234,7 +236,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 def error_of_exception(error: BaseException, where: str, phase: Phase, *, head: bool = True) -> WorkerError:
     """What a failure of the transport means; `head`: that of the answer had come.
 
-    The result is to be raised `from None`: the cause may hold secrets.
+    The result is to be raised where `error` is no longer handled, or it would be kept as the context, secrets and all.
     """
     if isinstance(error, aiohttp.SocketTimeoutError):
         detail = "idle" if phase == "decode" else "first_token"

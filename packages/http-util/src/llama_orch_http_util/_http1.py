@@ -48,15 +48,20 @@ class Http1:
             ssl=self._tls or True,
             allow_redirects=False,
         )
+        timed = stream
         try:
-            if not stream:
+            if not timed:
                 return Http1Answer(await asked, self._where, "first_token")
             async with asyncio.timeout(self._config.sock_idle) as limit:
                 response = await asked
         except TRANSPORT_FAILURES as error:
-            failure = aiohttp.SocketTimeoutError() if stream and limit.expired() else error
-            raise error_of_exception(failure, self._where, "first_token", head=False) from None
-        return Http1Answer(response, self._where, "decode", idle=self._config.sock_idle)
+            broken = aiohttp.SocketTimeoutError() if timed and limit.expired() else error
+            failure = error_of_exception(broken, self._where, "first_token", head=False)
+        else:
+            if not stream:
+                return Http1Answer(response, self._where, "first_token")
+            return Http1Answer(response, self._where, "decode", idle=self._config.sock_idle)
+        raise failure  # here, where aiohttp's error is not its context: that one holds the request's headers
 
     async def aclose(self) -> None:
         """See `Transport`."""
