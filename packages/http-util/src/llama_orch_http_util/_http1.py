@@ -48,7 +48,7 @@ class Http1:
             ssl=self._tls or True,
             allow_redirects=False,
         )
-        timed = stream
+        timed = stream or _is_large(body)  # sock_read begins only when a body was sent to its end
         try:
             if not timed:
                 return Http1Answer(await asked, self._where, "first_token")
@@ -147,4 +147,8 @@ class Http1Answer:
 
 def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
     """A large body as a file: aiohttp writes bytes in one go, which would hold the loop."""
-    return io.BytesIO(body) if body is not None and len(body) >= MIB else body
+    return io.BytesIO(body) if body is not None and _is_large(body) else body
+
+
+def _is_large(body: bytes | None) -> bool:
+    return body is not None and len(body) >= MIB
