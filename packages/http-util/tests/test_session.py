@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Barrier, Event
 
 import aiohttp
 import pytest
@@ -124,6 +126,52 @@ def test_one_client_on_two_loops() -> None:
         return used
 
     assert asyncio.run(session()) is not asyncio.run(session())
+
+
+def test_one_client_answers_on_every_loop() -> None:
+    """A client made anywhere is used on loop after loop, closed or not between them: no loop is missed (ORCH-3610)."""
+    client: HttpClient | None = None
+
+    async def ask(*, close: bool) -> int:
+        nonlocal client
+        async with LoopbackEngine(OK) as engine:
+            client = client or HttpClient(engine.url)
+            client._transport._url = engine.url  # type: ignore[attr-defined]  # each loop has an engine of its own
+            statuses = [(await client.request("GET", "/health")).status for _ in range(2)]
+            if close:
+                await client.aclose()
+            return sum(statuses)
+
+    assert [asyncio.run(ask(close=close)) for close in (False, True, False, False)] == [400] * 4
+
+
+def test_one_client_on_loops_at_once() -> None:
+    """Loops that run at once, in threads, share a client, each with a connection of its own (ORCH-3610)."""
+    url: Queue[str] = Queue()
+    asked = Event()
+
+    async def serve() -> int:
+        async with LoopbackEngine(OK) as engine:
+            url.put(engine.url)
+            await asyncio.to_thread(asked.wait)
+            await engine.deserted()
+            return engine.connections_made
+
+    async def ask(client: HttpClient) -> list[int]:
+        await asyncio.to_thread(together.wait)
+        statuses = [(await client.request("GET", "/health")).status for _ in range(20)]
+        await client.aclose()
+        return statuses
+
+    together = Barrier(4)
+    with ThreadPoolExecutor(5) as threads:
+        serving = threads.submit(asyncio.run, serve())
+        client = HttpClient(url.get())
+        answers = list(threads.map(lambda _: asyncio.run(ask(client)), range(4)))
+        asked.set()
+
+    assert answers == [[200] * 20] * 4
+    assert serving.result() == 4
 
 
 def test_a_loop_that_ends_closes_its_session() -> None:
