@@ -1,18 +1,14 @@
-"""Retries: which requests, after how long, and how they end; and what of backoff is not used, and why (ORCH-3611)."""
+"""Retries: which requests, after how long, and how they end (ORCH-3611)."""
 
 import asyncio
-import inspect
 import itertools
 import json
-import logging
 import math
 import random
-import secrets
 import statistics
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
-import backoff
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -388,136 +384,3 @@ def test_with_a_real_engine() -> None:
     assert json.loads(body) == {"slots": 4}
     assert 14.0 <= took <= 15.5
     assert requests == 3
-
-
-# What backoff's own loop would do (battery 21): why only `expo` and `full_jitter` are used of it. Its decorators ask
-# `asyncio.iscoroutinefunction`, which warns from Python 3.14 on.
-library = pytest.mark.filterwarnings("ignore:.*iscoroutinefunction:DeprecationWarning")
-
-
-class Asked(Exception):
-    """An error that carries a Retry-After."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(retry_after)
-        self.retry_after = retry_after
-
-
-@library
-def test_backoff_waits_less_than_asked() -> None:
-    """`backoff.runtime` with its default jitter waits less than the engine asked for, every time (battery 21)."""
-    seeded()
-    moments: list[float] = []
-
-    @backoff.on_exception(backoff.runtime, Asked, value=lambda error: error.retry_after, max_tries=301)
-    async def ask() -> None:
-        moments.append(asyncio.get_running_loop().time())
-        raise Asked(10.0)
-
-    with pytest.raises(Asked):
-        run_virtual(ask())
-    waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    assert len(waits) == 300
-    assert max(waits) < 10.0
-
-
-def test_backoff_full_jitter_is_the_default() -> None:
-    """Who names no jitter gets the full one (battery 21)."""
-    assert inspect.signature(backoff.on_exception).parameters["jitter"].default is backoff.full_jitter
-
-
-def test_backoff_expo_overflows() -> None:
-    """`backoff.expo` without `max_value` raises in its 1,025th value, if its factor is a float (battery 21)."""
-    steps = backoff.expo(factor=0.05)
-    values = [next(steps) for _ in range(1025)]
-
-    assert values[1] == 0.05
-    with pytest.raises(OverflowError):
-        next(steps)
-
-
-def test_backoff_expo_begins_with_nothing() -> None:
-    """The first value of `backoff.expo` is None and no wait; `RetryPolicy.ceilings` leaves it out (battery 21)."""
-    steps = backoff.expo(factor=0.05, max_value=2.0)
-
-    assert next(steps) is None
-    assert next(steps) == 0.05
-    assert next(RetryPolicy(base=0.05).ceilings()) == 0.05
-
-
-def test_backoff_expo_of_nothing_overflows() -> None:
-    """With a factor of 0 not even `max_value` ends its doubling: `RetryPolicy` wants a base above 0 (battery 21)."""
-    steps = backoff.expo(factor=0.0, max_value=2.0)
-
-    with pytest.raises(OverflowError):
-        list(itertools.islice(steps, 1100))
-
-
-@library
-def test_backoff_knows_only_the_wall_clock() -> None:
-    """`max_time` is no deadline: it reads the wall clock, and an attempt runs past it as it likes (battery 21)."""
-    sent: list[float] = []
-
-    @backoff.on_exception(backoff.constant, Asked, interval=0, max_time=0.2, max_tries=5, jitter=None)
-    async def ask() -> None:
-        sent.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(1.0)
-        raise Asked(0)
-
-    with pytest.raises(Asked):
-        run_virtual(ask())
-    assert len(sent) == 5
-    assert sent[-1] > 20 * 0.2 - 1e-9
-
-
-@library
-def test_backoff_without_a_try_never_ends() -> None:
-    """`max_tries=0` means no limit, not no attempt (battery 21)."""
-    tries = 0
-
-    @backoff.on_exception(backoff.constant, Asked, interval=0, max_tries=0, jitter=None)
-    async def ask() -> None:
-        nonlocal tries
-        tries += 1
-        if tries == 1000:
-            raise KeyError(tries)
-        raise Asked(0)
-
-    with pytest.raises(KeyError):
-        run_virtual(ask())
-    assert tries == 1000
-
-
-@library
-def test_backoff_does_not_retry_generators() -> None:
-    """Around an async generator the decorator does nothing, and does not say so (battery 21)."""
-    begun = 0
-
-    async def stream() -> AsyncIterator[str]:
-        nonlocal begun
-        begun += 1
-        yield "token"
-        raise Asked(0)
-
-    decorated = backoff.on_exception(backoff.constant, Asked, interval=0, max_tries=5, jitter=None)(stream)
-
-    async def main() -> list[str]:
-        return [token async for token in decorated()]
-
-    with pytest.raises(Asked):
-        run_virtual(main())
-    assert begun == 1
-
-
-@library
-def test_backoff_logs_the_error(caplog: pytest.LogCaptureFixture) -> None:
-    """Its own logger prints the exception's text, and whatever key a URL in it held (battery 21)."""
-    canary = secrets.token_hex(16)
-
-    @backoff.on_exception(backoff.constant, ValueError, interval=0, max_tries=2, jitter=None)
-    async def ask() -> None:
-        raise ValueError(f"http://engine/v1?key={canary}")
-
-    with caplog.at_level(logging.INFO, logger="backoff"), pytest.raises(ValueError, match="engine"):
-        run_virtual(ask())
-    assert caplog.text.count(canary) == 2

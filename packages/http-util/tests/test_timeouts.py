@@ -1,17 +1,103 @@
 """Each phase of a request has its limit, and says in which one the time ran out (ORCH-3610)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 
-import msgspec
 import pytest
-from llama_orch_adapter_api import DecodeTimeout
-from llama_orch_adapter_testkit import run_virtual
+from llama_orch_adapter_api import DecodeTimeout, PoolUnavailable
+from llama_orch_adapter_testkit import Reply, run_virtual
 from llama_orch_http_util import HttpClient, HttpConfig
 
-ANYTHING = msgspec.json.Decoder(Any)
+from .clients import (  # type: ignore[import-not-found]  # test folders are no packages
+    ANYTHING,
+    BOTH_WAYS,
+    Fail,
+    answering,
+    failure,
+)
+
+
+def never_found(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a host whose name is looked up for ever."""
+
+    async def look_up(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(loop, "getaddrinfo", look_up)
+    return "http://engine:8080"
+
+
+@contextmanager
+def full() -> Iterator[str]:
+    """The URL of a port where nobody takes connections and no more of them can wait."""
+    with ExitStack() as sockets:
+        listening = sockets.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("where", ["name", "TCP"])
+def test_connecting_takes_too_long(where: str, fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking the name up and connecting may take `connect` seconds; then the replica is unreachable."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with nullcontext(never_found(loop, monkeypatch)) if where == "name" else full() as url:
+            async with HttpClient(url, HttpConfig(connect=3)) as client:
+                error = await fail(client)
+
+        assert (type(error), error.detail, error.phase) == (PoolUnavailable, "unreachable", "connect")
+        assert (error.answered, error.stale_connection) == (False, False)
+        assert "it took too long to connect" in error.message
+        assert loop.time() == pytest.approx(3, abs=0.1)
+
+    run_virtual(main())
+
+
+SILENCES = {
+    "no head": b"",
+    "in the head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "no body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+    "in the body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("answered", SILENCES.values(), ids=SILENCES)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_silent_engine(answered: bytes, method: str) -> None:
+    """An engine that falls silent before its answer is whole is a `DecodeTimeout` after `sock_idle` seconds."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        config = HttpConfig(sock_idle=30)
+        async with answering(Reply.raw(answered, hang=True)) as engine, HttpClient(engine.url, config) as client:
+            begun = loop.time()
+            error = await failure(client, method)
+
+            assert (type(error), error.detail, error.phase) == (DecodeTimeout, "first_token", "first_token")
+            assert 30 <= loop.time() - begun < 31
+            await (await engine.request()).disconnected()
+
+    run_virtual(main())
+
+
+async def test_a_refusal_whose_body_stalls_keeps_its_status() -> None:
+    """The status says what matters: an error's body is waited for a second at most."""
+    reply = Reply.raw(b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\n{", hang=True)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        error = await failure(client)
+
+    assert (type(error), error.detail) == (PoolUnavailable, "overloaded")
+
+
 CONFIG = HttpConfig(sock_idle=30)
 
 
@@ -26,7 +112,7 @@ WAYS: dict[str, Send] = {
     "request": lambda client, body: client.request("POST", "/tasks", body),
     "stream": a_stream,
 }
-BOTH_WAYS = pytest.mark.parametrize("send", WAYS.values(), ids=WAYS)
+SENDING = pytest.mark.parametrize("send", WAYS.values(), ids=WAYS)
 
 
 class Deaf(asyncio.Protocol):
@@ -66,7 +152,7 @@ async def served(peer: Deaf) -> AsyncIterator[str]:
         server.close()
 
 
-@BOTH_WAYS
+@SENDING
 @pytest.mark.parametrize("size", [100, 900_000, 1 << 20, 20 << 20])
 def test_a_peer_that_does_not_read(size: int, send: Send) -> None:
     """A request of any size that its peer does not take ends after `sock_idle` seconds, and with it the connection."""
@@ -88,7 +174,7 @@ def test_a_peer_that_does_not_read(size: int, send: Send) -> None:
     run_virtual(main())
 
 
-@BOTH_WAYS
+@SENDING
 def test_a_peer_that_reads_late(send: Send) -> None:
     """A large request that its peer takes in time is answered, though it had to wait."""
 

@@ -1,0 +1,159 @@
+"""What is refused of an answer: what is encoded, too large, or made to hurt (batteries 6 and 7)."""
+
+import gzip
+import time
+import zlib
+from functools import cache
+
+import pytest
+from llama_orch_adapter_api import AdapterError, PoolUnavailable
+from llama_orch_adapter_testkit import Reply
+from llama_orch_http_util import HttpClient, HttpConfig
+
+from .clients import ANYTHING, BOTH_WAYS, CANARY, HEALTH, Fail, answering, endless, failure, measured, written  # type: ignore[import-not-found]  # test folders are no packages
+
+
+@cache
+def bomb(encoding: str) -> Reply:
+    """The first of many megabytes that would unpack to a thousand times their size."""
+    packed = gzip.compress(bytes(64 << 20), 1) if encoding == "gzip" else zlib.compress(bytes(64 << 20), 1)
+    head = f"HTTP/1.1 200 OK\nContent-Type: text/event-stream\nContent-Encoding: {encoding}\nContent-Length: {1 << 30}"
+    return written(head, packed, hang=True)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_bomb_is_not_opened(encoding: str, fail: Fail) -> None:
+    """An encoded answer is refused at its head, in no time and unread (battery 7, gzip_bomb)."""
+    reply = bomb(encoding)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        begun = time.perf_counter()
+        error = await fail(client)
+        took = time.perf_counter() - begun
+
+        assert (type(error), error.detail) == (AdapterError, "encoding")
+        assert error.message.startswith(
+            f"the answer is encoded as {encoding}, which was not asked for · {client.where}"
+        )
+        assert took < 0.1
+        await (await engine.request()).disconnected()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"), [("br", "br"), ("x\u202e", r"x\u202e"), ("y" * 4000, "y" * 299 + "…"), ("", "")]
+)
+@pytest.mark.parametrize("status", [200, 500])
+async def test_other_encodings(encoding: str, told: str, status: int) -> None:
+    """Any encoding but identity is refused, whatever the status, and told like an engine's words."""
+    reply = Reply.raw(f"HTTP/1.1 {status} X\r\nContent-Encoding: {encoding}\r\nContent-Length: 1\r\n\r\nx".encode())
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        error = await failure(client)
+
+    assert error.message.startswith(f"the answer is encoded as {told}, which was not asked for")
+    assert error.message.isprintable()
+
+
+async def test_identity_is_no_encoding() -> None:
+    """An answer that says it is encoded as itself is taken."""
+    reply = Reply.json(200, {}, headers={"Content-Encoding": "identity"})
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        assert (await client.request("GET", "/health")).status == 200
+
+
+async def test_the_largest_body() -> None:
+    """A body of exactly `max_body` bytes is taken, one byte more is refused."""
+    config = HttpConfig(max_body=100_000)
+    for size in (100_000, 100_001):
+        reply = written(f"HTTP/1.1 200 OK\nContent-Length: {size}", b"x" * size)
+        async with answering(reply) as engine, HttpClient(engine.url, config) as client:
+            if size <= config.max_body:
+                assert (await client.request("GET", "/health")).body == b"x" * size
+            else:
+                error = await failure(client)
+
+                assert (type(error), error.detail) == (AdapterError, "too_large")
+                assert error.message == f"the answer is larger than 100000 bytes · {client.where}"
+
+
+async def test_an_endless_body() -> None:
+    """A body without end is given up at its bound: bounded memory, the loop goes on (battery 6, json_hostile)."""
+    async with answering(endless("HTTP/1.1 200 OK")) as engine, HttpClient(engine.url) as client:
+        async with measured() as seen:
+            error = await failure(client)
+
+        assert (type(error), error.detail) == (AdapterError, "too_large")
+        assert seen["peak"] < 16 << 20
+        assert seen["stall"] < 0.2
+        await (await engine.request()).disconnected()
+
+
+@BOTH_WAYS
+async def test_an_endless_error(fail: Fail) -> None:
+    """Of an error's body no more than `max_error_body` is read; its status is told all the same (battery 6)."""
+    async with answering(endless("HTTP/1.1 503 Busy\nRetry-After: 3")) as engine, HttpClient(engine.url) as client:
+        async with measured() as seen:
+            error = await fail(client)
+
+        assert (type(error), error.detail, error.retry_after) == (PoolUnavailable, "overloaded", 3.0)
+        assert error.message.startswith("the engine answered 503 · ")  # JSON is not repeated
+        assert seen["peak"] < 2 << 20
+        await (await engine.request()).disconnected()
+
+
+HOSTILE = {
+    "deep arrays": b"[" * 100_000,
+    "deep arrays, closed": b"[" * 100_000 + b"]" * 100_000,
+    "deeper": b"[" * 1_000_000,
+    "deep objects": b'{"a":' * 100_000,
+    "NaN": b"NaN",
+    "Infinity": b'{"a": Infinity}',
+    "10**400 as a float": b"1" + b"0" * 400 + b".0",
+    "1e400": b"[1e400]",
+    "10**5000": b"1" + b"0" * 5000,
+    "not UTF-8": b'"\xff\xfe"',
+    "half a surrogate": b'"\\ud800"',
+    "cut": b'{"a": [1, 2',
+    "more than one": b"{} {}",
+    "a control character": b'"\x00"',
+    "empty": b"",
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+async def test_hostile_json(body: bytes) -> None:
+    """JSON made to hurt is an `AdapterError`, in little time and memory (battery 6, json_hostile)."""
+    reply = written(f"HTTP/1.1 200 OK\nContent-Length: {len(body)}", body)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        response = await client.request("GET", "/health")
+        begun = time.perf_counter()
+        with pytest.raises(AdapterError) as caught:
+            response.decode(ANYTHING, "the health")
+        took = time.perf_counter() - begun
+
+    assert caught.value.detail == "decode"
+    assert caught.value.message.startswith("the health is not understood: ")
+    assert client.where in caught.value.message
+    assert took < 0.2
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+async def test_hostile_json_in_an_error(body: bytes) -> None:
+    """Hostile JSON as an error's body changes nothing about what the status says (battery 6)."""
+    reply = written(f"HTTP/1.1 500 X\nContent-Length: {len(body)}", body)
+    async with answering(reply) as engine, HttpClient(engine.url) as client:
+        error = await failure(client)
+
+    assert (error.code, error.detail) == ("INTERNAL", "engine")
+    assert error.message.isprintable()
+    assert len(error.message) < 2000
+
+
+async def test_a_body_of_another_type() -> None:
+    """JSON of another shape names the place; the engine's value is not repeated."""
+    async with answering(Reply.json(200, {"status": [CANARY]})) as engine, HttpClient(engine.url) as client:
+        response = await client.request("GET", "/health")
+
+    with pytest.raises(AdapterError, match=r"Expected `str`, got `array` - at `\$\.status`") as caught:
+        response.decode(HEALTH, "the health")
+    assert CANARY not in str(caught.value)
