@@ -164,6 +164,7 @@ ENDINGS = [
     (PoolUnavailable("m", detail="loading"), Exit.LOADING),
     (PoolUnavailable("m", detail="unreachable"), Exit.UNREACHABLE),
     (AdapterError("m", detail="auth"), Exit.REFUSED),
+    (AdapterError("m", detail="address"), Exit.CONFIG),
     (AdapterError("m", detail="context_length"), Exit.CONTEXT_LENGTH),
     (AdapterError("m", detail="plugin"), Exit.ENGINE),
     (DeadlineUnmet("m", detail="decode"), Exit.DEADLINE),

@@ -27,7 +27,7 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     def of(cls, error: WorkerError) -> Self:
         """The health of a replica whose answer to the question was this error."""
         state: State = "loading" if error.detail == "loading" else "down"
-        return cls(live=error.detail != "unreachable", ready=False, state=state, detail=error.message)
+        return cls(live=error.detail not in {"unreachable", "address"}, ready=False, state=state, detail=error.message)
 
 
 class Capabilities(msgspec.Struct, frozen=True):

@@ -64,6 +64,7 @@ _DETAILS = {
     (PoolUnavailable, "unknown_pool"): Exit.UNKNOWN_POOL,
     (PoolUnavailable, "unreachable"): Exit.UNREACHABLE,
     (PoolUnavailable, "loading"): Exit.LOADING,
+    (AdapterError, "address"): Exit.CONFIG,
     (AdapterError, "context_length"): Exit.CONTEXT_LENGTH,
     (AdapterError, "bad_request"): Exit.BAD_REQUEST,
     (AdapterError, "duplicate_task"): Exit.BAD_REQUEST,
