@@ -21,18 +21,24 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="action"):
 
 
 class TaskEvent(Event, frozen=True, kw_only=True):
-    """Whose it is."""
+    """Whose it is. `pool_id` is the pool it was sent to, `stand_in` the fallback pool that took it, "" if none did."""
 
     task_id: str
     session_id: str | None = None
     correlation_id: str | None = None
+    stand_in: str = ""
 
 
 class TaskAdmitted(TaskEvent, frozen=True, kw_only=True, tag="submit"):
-    """A task was taken in; nothing was sent yet. `traceparent` is what its caller gave (W3C Trace Context)."""
+    """A task was taken in; nothing was sent yet. `traceparent` is what its caller gave (W3C Trace Context).
+
+    `chat`: its input are messages. `model_ref` is the model it asks for, None where it takes the pool's.
+    """
 
     workload: str
     traceparent: str | None = None
+    chat: bool = False
+    model_ref: str | None = None
 
 
 class TaskAdvised(TaskEvent, frozen=True, kw_only=True, tag="advise"):
@@ -80,7 +86,8 @@ class FirstToken(TaskEvent, frozen=True, kw_only=True, tag="first_token"):
 class TaskEnded(TaskEvent, frozen=True, kw_only=True, tag="end"):
     """A task has its outcome. `replica_id` and `engine` are of the last attempt, None where there was none.
 
-    `phase` is where it was when it ended. `error_kind` and `detail` are set where it failed.
+    `phase` is where it was when it ended. `error_kind` and `detail` are set where it failed. `first_token` is since the
+    last attempt began.
     """
 
     ending: Ending
