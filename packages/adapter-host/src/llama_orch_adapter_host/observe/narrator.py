@@ -1,0 +1,31 @@
+"""Events as log records, for whoever reads the program's log."""
+
+from llama_orch_adapter_api import get_logger
+
+from .._events import HostEvent
+from .fields import fields
+from .narration import LEVELS, VARYING
+
+LOGGER = "llama_orch_adapter_host.narration"
+
+_logger = get_logger(LOGGER)
+
+
+class Narrator:
+    """An observer that logs each event's sentence, with its other fields as the record's extras.
+
+    What the logger's level does not let pass costs next to nothing, so that it may always listen. Nothing here writes:
+    a handler that is slow holds the loop, unless it hands records to another thread as `json_logging` does.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, event: HostEvent) -> None:
+        """Log it."""
+        kind = type(event)
+        loudness = LEVELS.get(kind) or VARYING[kind](event)
+        if _logger.isEnabledFor(loudness):
+            told = fields(event)
+            sentence = told.pop("human", None)
+            if sentence is not None:
+                _logger.log(loudness, sentence, extra=told)

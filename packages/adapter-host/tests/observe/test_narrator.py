@@ -1,0 +1,46 @@
+import logging
+
+import pytest
+from llama_orch_adapter_host._bus import Bus
+from llama_orch_adapter_host._events import CapabilitiesChanged, HostEvent
+from llama_orch_adapter_host.observe import TAXONOMY, Narrator, fields, human, level
+from llama_orch_adapter_host.observe.narrator import LOGGER
+
+from .events import (  # type: ignore[import-not-found]  # test folders are no packages
+    ONE,
+    STORY,
+    ended,
+    failure,
+)
+
+
+def narrated(caplog: pytest.LogCaptureFixture, loudness: int, *events: HostEvent) -> list[logging.LogRecord]:
+    bus = Bus()
+    bus.add(Narrator())
+    with caplog.at_level(loudness, LOGGER):
+        for event in events:
+            bus.emit(event)
+    return [record for record in caplog.records if record.name == LOGGER]
+
+
+def test_each_event_is_a_record(caplog: pytest.LogCaptureFixture):
+    """A record's message is the sentence, at its level; its extras are the event's other fields (ORCH-3604)."""
+    records = narrated(caplog, logging.DEBUG, *STORY)
+
+    assert [record.getMessage() for record in records] == [human(event) for event in STORY]
+    assert [record.levelno for record in records] == [level(event) for event in STORY]
+    for record, event in zip(records, STORY, strict=True):
+        extras = {name: record.__dict__[name] for name in TAXONOMY if name in record.__dict__}
+        assert extras == {name: value for name, value in fields(event).items() if name != "human"}
+
+
+def test_what_is_too_quiet_is_not_logged(caplog: pytest.LogCaptureFixture):
+    """At WARNING there is a record of the failed task alone (ORCH-3604)."""
+    records = narrated(caplog, logging.WARNING, ended(), failure())
+
+    assert [record.levelno for record in records] == [logging.WARNING]
+
+
+def test_what_has_nothing_to_tell_is_not_logged(caplog: pytest.LogCaptureFixture):
+    """An event without a sentence makes no record."""
+    assert narrated(caplog, logging.DEBUG, CapabilitiesChanged(**ONE, changes=())) == []
