@@ -10,12 +10,14 @@ from .narrator import Narrator
 
 if TYPE_CHECKING:
     from .logs import JsonFormatter, JsonLogs, json_logging
+    from .metrics import Metrics
 
 __all__ = [
     "TAXONOMY",
     "Captured",
     "JsonFormatter",
     "JsonLogs",
+    "Metrics",
     "Narrator",
     "captured",
     "coverage",
@@ -29,6 +31,7 @@ __all__ = [
 _ROOMS = {
     "JsonFormatter": "logs",
     "JsonLogs": "logs",
+    "Metrics": "metrics",
     "json_logging": "logs",
 }
 
