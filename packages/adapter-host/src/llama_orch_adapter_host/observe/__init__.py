@@ -11,6 +11,7 @@ from .narrator import Narrator
 if TYPE_CHECKING:
     from .logs import JsonFormatter, JsonLogs, json_logging
     from .metrics import Metrics
+    from .tracing import Tracing
 
 __all__ = [
     "TAXONOMY",
@@ -19,6 +20,7 @@ __all__ = [
     "JsonLogs",
     "Metrics",
     "Narrator",
+    "Tracing",
     "captured",
     "coverage",
     "fields",
@@ -32,6 +34,7 @@ _ROOMS = {
     "JsonFormatter": "logs",
     "JsonLogs": "logs",
     "Metrics": "metrics",
+    "Tracing": "tracing",
     "json_logging": "logs",
 }
 
@@ -39,4 +42,11 @@ _ROOMS = {
 def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs opentelemetry-api; run: pip install 'llama-orch-adapter-host[otel]'", name=error.name
+        ) from error
