@@ -218,6 +218,17 @@ def test_frames_share_the_memory_of_their_chunk(end: bytes) -> None:
     assert all(frame.data.obj is chunk for frame in frames)
 
 
+def test_an_event_alone_in_its_chunk_shares_its_memory() -> None:
+    """As a live stream sends them: what is one event and no more is a view of its chunk, with the last id."""
+    decoder = SSEDecoder()
+    decoder.feed(b"id: 7\n\n")
+    chunk = b"data: one\n\n"
+    (frame,) = decoder.feed(chunk)
+
+    assert frame == Frame(memoryview(b"one"), "message", "7")
+    assert frame.data.obj is chunk
+
+
 def test_data_stays_a_view_while_its_event_waits_for_the_next_chunk() -> None:
     """An event whose empty line comes a chunk later still shows the bytes of the chunk that held its data."""
     decoder = SSEDecoder()

@@ -2,7 +2,8 @@
 
 The plan, from the wire up:
 
-feed     one received chunk. It is cut into lines; what is left over waits in `_tail` for the next chunk.
+feed     one received chunk. One that is an event of one `data: …` line and no more, as a live stream's are, is taken at
+         once. Others are cut into lines; what is left over waits in `_tail` for the next chunk.
 _cut_lf  the usual stream: LF alone ends lines. Events that are one `data: …` line and an empty one are taken whole, in
          runs, each with one search and one view.
 _cut_any CR, LF and CRLF, mixed. A CR ends its line at once; an LF that opens the next chunk belongs to it.
@@ -19,7 +20,7 @@ from typing import Literal
 import msgspec
 
 _BOM = b"\xef\xbb\xbf"
-_CR = 0x0D  # as a number: `in` finds it four times as fast as b"\r"
+_CR, _LF = 0x0D, 0x0A  # as numbers: `in` finds one four times as fast as b"\r"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _RETRY_DIGITS = 15
 """A longer `retry` is passed over: it is no span of time, and int() takes quadratic time or refuses."""
@@ -72,6 +73,8 @@ class SSEDecoder:
         self._id = ""
         self._first = True
         self._after_cr = False
+        self._at_rest = False  # whether the next byte opens an event
+        self._lower_bound = min(max_line, max_event)
         self._broken: tuple[Literal["line", "event"], int] | None = None
 
     @property
@@ -85,6 +88,15 @@ class SSEDecoder:
 
         Raises FrameTooLarge as soon as a bound is passed, then and ever after; the first one carries the events before.
         """
+        if (  # one event and no more: this way costs a third of the other
+            self._at_rest
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == (end := len(chunk) - 2)
+            and chunk[-1] == _LF
+            and _CR not in chunk
+            and end < self._lower_bound
+        ):
+            return [Frame(memoryview(chunk)[6:end], "message", self._id)]
         if self._broken:
             raise FrameTooLarge(*self._broken)
         frames: list[Frame] = []
@@ -99,6 +111,7 @@ class SSEDecoder:
             raise
         if start < len(chunk):
             self._tail += memoryview(chunk)[start:]
+        self._at_rest = self._between_events and not self._after_cr
         return frames
 
     def _cut_lf(self, chunk: bytes, frames: list[Frame]) -> int:
@@ -194,6 +207,7 @@ class SSEDecoder:
         """Let go of everything that waits, and refuse from now on."""
         self._tail.clear()
         self._data, self._event = None, ""
+        self._at_rest = False
         self._broken = (what, limit)
         raise FrameTooLarge(what, limit)
 
