@@ -3,11 +3,12 @@
 import asyncio
 import io
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
+from aiohttp.streams import EmptyStreamReader
 from llama_orch_adapter_api import Phase, WorkerError
 
 from ._config import MIB, HttpConfig
@@ -85,11 +86,17 @@ class Http1:
             raise no_certificates(self._where, ca_file, error) from None
 
 
+_LOOKS = 32
+"""How often a wait is looked at until it is too long: it may last longer than its limit by one look."""
+
+
 class Http1Answer:
     """An `Answer`.
 
-    `idle` bounds each wait for more of the body, in seconds. It is kept by one timer that looks again now and then:
-    aiohttp's own (`sock_read`) is set anew with whatever comes, which costs a third of a paced stream.
+    `idle` bounds each wait for more of the body, in seconds. It is kept by one timer that looks now and then whether it
+    is still the same wait, so that an event sets no timer and reads no clock: aiohttp's own (`sock_read`) is set anew
+    with whatever comes, which costs a third of a paced stream. `read` does by itself what aiohttp's `readany` does in
+    two more coroutines (docs/decisions/live-events.md).
     """
 
     def __init__(
@@ -101,13 +108,17 @@ class Http1Answer:
         self.http_version = f"{version.major}.{version.minor}"
         self._response = response
         self._content = response.content
+        no_body = isinstance(response.content, EmptyStreamReader)
+        self._arrived: Sized = () if no_body else response.content._buffer  # noqa: SLF001
         self._where = where
         self._phase: Phase = phase
         self._failure: WorkerError | None = None
         self._loop = asyncio.get_running_loop()
-        self._waits_since: float | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._idle = idle
-        self._timer = None if idle is None else self._loop.call_later(idle, self._look)
+        self._seen: asyncio.Future[None] | None = None  # the wait that was last looked at
+        self._looks = 0  # since it was first seen
+        self._timer = None if idle is None else self._loop.call_later(idle / _LOOKS, self._look)
 
     @property
     def ended(self) -> bool:
@@ -116,17 +127,24 @@ class Http1Answer:
 
     async def read(self) -> bytes:
         """See `Answer`."""
-        if self._failure is not None:
-            raise self._failure
-        self._waits_since = self._loop.time()
-        try:
-            return await self._content.readany()
-        except TRANSPORT_FAILURES as error:
-            self._failure = error_of_exception(error, self._where, self._phase)
-            came = self._content._read_nowait(-1)  # noqa: SLF001  # its public reads raise the error first
-        finally:
-            self._waits_since = None
-        return came or await self.read()
+        content = self._content
+        while not self._arrived:
+            if self._failure is not None:
+                raise self._failure
+            if self._waiter is not None:
+                raise RuntimeError("two tasks read one answer; let one of them do it")
+            try:
+                if (broken := content.exception()) is not None:
+                    raise broken
+                if content.is_eof():
+                    return b""
+                content._waiter = self._waiter = self._loop.create_future()  # noqa: SLF001
+                await self._waiter
+            except TRANSPORT_FAILURES as error:
+                self._failure = error_of_exception(error, self._where, self._phase)
+            finally:
+                content._waiter = self._waiter = None  # noqa: SLF001
+        return content._read_nowait(-1)  # noqa: SLF001  # what came before a failure; public reads raise the failure
 
     def close(self) -> None:
         """See `Answer`."""
@@ -136,13 +154,16 @@ class Http1Answer:
             self._response.close()
 
     def _look(self) -> None:
-        """End a wait that is too long, or look again when it would be."""
+        """End a wait that is too long, or look again."""
         assert self._idle is not None  # noqa: S101  # else there is no timer
-        waited = 0.0 if self._waits_since is None else self._loop.time() - self._waits_since
-        if waited >= self._idle:
-            self._content.set_exception(aiohttp.SocketTimeoutError())
+        if self._waiter is None or self._waiter is not self._seen:
+            self._seen, self._looks = self._waiter, 0
         else:
-            self._timer = self._loop.call_later(self._idle - waited, self._look)
+            self._looks += 1
+        if self._looks < _LOOKS:
+            self._timer = self._loop.call_later(self._idle / _LOOKS, self._look)
+        else:
+            self._content.set_exception(aiohttp.SocketTimeoutError())
 
 
 def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:

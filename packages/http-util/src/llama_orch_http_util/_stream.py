@@ -56,7 +56,11 @@ class EventStream(Generic[T]):
                     break
                 raise self._failure
             chunk = await (self._answer.read() if self._epilogue is None else self._read_epilogue(self._epilogue))
-            batch = self._events(self._frames_of(chunk)) if chunk else self._last_events()
+            try:
+                frames = self._framing.feed(chunk)
+            except FrameTooLarge as error:
+                frames = self._refused(error)
+            batch = self._events(frames) if chunk else self._last_events()
             if batch:
                 return batch
             if not chunk and self._failure is None:
@@ -95,12 +99,10 @@ class EventStream(Generic[T]):
             self._done = True
             return b""
 
-    def _frames_of(self, chunk: bytes) -> list[Frame]:
-        try:
-            return self._framing.feed(chunk)
-        except FrameTooLarge as error:
-            self._failure = AdapterError(f"{error} · {self.where}", detail="too_large", phase="decode")
-            return error.frames
+    def _refused(self, error: FrameTooLarge) -> list[Frame]:
+        """What came before it. The failure itself is kept for later, so that those are not lost."""
+        self._failure = AdapterError(f"{error} · {self.where}", detail="too_large", phase="decode")
+        return error.frames
 
     def _events(self, frames: list[Frame]) -> list[T]:
         """The events of a chunk. A bad one is kept for later, so that those before it are not lost."""
