@@ -3,10 +3,16 @@
 Every figure is CPU time of the client's process, and every verdict a ratio to raw aiohttp in the same run: the clients
 take turns, so that a machine that others use slows all of them alike. Shown are medians; the spread is the distance
 between the quartiles, as a share of the median.
+
+Paced streams are measured while all of them run, from the last one's first event to the first one's end, every client
+alike: connecting is no part of their pace. On a busy machine events pile up and come several to a read, which is
+cheaper for every client and not what is asked: such a turn is taken again, and where that does not help, the verdict
+says so.
 """
 
 import importlib.metadata
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -21,6 +27,10 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 
+EVENTS_A_READ = 1.1
+"""How many a paced client may find in a read, on average over a turn that counts."""
+
+
 class Contest(NamedTuple):
     """Clients that do the same work. `per` is how many units of it a round holds; the first one is the measure."""
 
@@ -30,6 +40,13 @@ class Contest(NamedTuple):
     per: int
     unit: str
     budgets: dict[str, float]
+
+
+class Turn(NamedTuple):
+    """What a unit cost each client, in microseconds, and the most events a read that one of them saw (paced alone)."""
+
+    costs: dict[str, float]
+    events_a_read: float
 
 
 def contests(*, quick: bool) -> list[Contest]:
@@ -48,7 +65,7 @@ def contests(*, quick: bool) -> list[Contest]:
         Contest(
             f"paced: {paced} streams of 30 events/s",
             ("raw_streams", "typed_streams"),
-            {"count": paced, "path": "/stream?events=150&rate=30", "rounds": 1, "warm_up": 0},
+            {"count": paced, "path": "/stream?events=150&rate=30", "steady": True, "warm_up": 0},
             paced * 151,
             "event",
             {"typed_streams": 1.1},
@@ -74,19 +91,31 @@ def main(words: list[str]) -> int:
     RESULTS.mkdir(exist_ok=True)
     kept = RESULTS / f"http-util{'-quick' if quick else ''}.json"
     kept.write_text(json.dumps({"made": time.strftime("%Y-%m-%d"), **versions(), "rows": rows}, indent=1) + "\n")
-    return 0 if all(row["verdict"] != "over" for row in rows) else 1
+    return 0 if all(row["verdict"] in {"", "kept"} for row in rows) else 1
 
 
 def measured(contest: Contest, turns: int) -> Iterator[dict[str, Any]]:
     """One row a client: microseconds a unit, spread, ratio, verdict."""
-    seen: dict[str, list[float]] = {client: [] for client in contest.clients}
     with server() as url:
+        taken = [turn_of(contest, url) for _ in range(turns)]
         for _ in range(turns):
-            for client in contest.clients:
-                seen[client].append(cpu_of(client, url, contest.options) / contest.per * 1e6)
-    for client, figures in seen.items():
-        ratio = statistics.median(a / b for a, b in zip(figures, seen[contest.clients[0]], strict=True))
-        yield row(contest.name, client, f"µs/{contest.unit}", figures, ratio=ratio, budget=contest.budgets.get(client))
+            most = max(taken, key=lambda turn: turn.events_a_read)
+            if most.events_a_read > EVENTS_A_READ:
+                taken.remove(most)
+                taken.append(turn_of(contest, url))
+    busy = any(turn.events_a_read > EVENTS_A_READ for turn in taken)
+    for client in contest.clients:
+        figures = [turn.costs[client] for turn in taken]
+        ratio = statistics.median(turn.costs[client] / turn.costs[contest.clients[0]] for turn in taken)
+        line = row(contest.name, client, f"µs/{contest.unit}", figures, ratio=ratio, budget=contest.budgets.get(client))
+        yield {**line, "verdict": "too busy"} if busy and line["verdict"] else line
+
+
+def turn_of(contest: Contest, url: str) -> Turn:
+    """Let each client do the work once."""
+    told = {client: told_by(client, url, contest.options) for client in contest.clients}
+    costs = {client: each["cpu"] / (each["share"] * contest.per) * 1e6 for client, each in told.items()}
+    return Turn(costs, max(each["share"] * contest.per / each.get("reads", math.inf) for each in told.values()))
 
 
 def imports(turns: int) -> Iterator[dict[str, Any]]:
@@ -131,10 +160,11 @@ def server() -> Iterator[str]:
         process.stdin.close()
 
 
-def cpu_of(client: str, url: str, options: dict[str, object]) -> float:
-    """CPU seconds that a client used for the work."""
+def told_by(client: str, url: str, options: dict[str, object]) -> dict[str, float]:
+    """What a client tells of its work (`_clients.main`)."""
     command = [sys.executable, "-P", HERE / "_clients.py", client, url, json.dumps(options)]
-    return float(json.loads(output(command))["cpu"])
+    told: dict[str, float] = json.loads(output(command))
+    return told
 
 
 def import_cpu(code: str) -> float:
