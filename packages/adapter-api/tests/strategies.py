@@ -14,11 +14,13 @@ from llama_orch_adapter_api import (
     JsonSchema,
     Message,
     Metrics,
+    PoolEvent,
     Sampling,
     Score,
     Started,
     TaskRequest,
     TextPart,
+    Timeouts,
     Token,
     Tool,
     ToolCall,
@@ -167,6 +169,17 @@ capabilities = st.builds(
     features=tuples(texts),
 )
 props = st.builds(WorkerProps, slots_total=maybe(counts), slots_free=maybe(counts), capabilities=capabilities)
+places = names.filter(lambda name: "/" not in name)
+seconds = st.floats(0.001, 86_400)
+pool_events = st.builds(
+    PoolEvent,
+    pool_id=places,
+    engine=places,
+    replica=json_objects,
+    replica_id=places,
+    timeouts=maybe(st.builds(Timeouts, connect=seconds, drain=seconds, preload=seconds)),
+    http=maybe(json_objects),
+)
 
 WIRE: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "task_request": (TaskRequest, task_requests),
@@ -178,5 +191,6 @@ WIRE: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "health": (WorkerHealth, healths),
     "props": (WorkerProps, props),
     "capabilities": (Capabilities, capabilities),
+    "pool_event": (PoolEvent, pool_events),
 }
 """Everything that goes over a wire: the type it is decoded to, and its values."""

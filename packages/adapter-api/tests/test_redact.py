@@ -208,6 +208,7 @@ def test_found_whatever_it_is(value: str, form: str) -> None:
 @settings(max_examples=300)
 def test_found_in_base64(before: bytes, value: str, after: bytes, encode: Callable[[bytes], bytes]) -> None:
     """Base64 of something that holds a secret keeps only what tells nothing of it, at any alignment (ORCH-3613)."""
+    assume(value not in REDACTED)  # what stands in the mark itself is not looked for
     secret = Secret(value)
     text = encode(before + value.encode() + after).decode()
 

@@ -56,8 +56,8 @@ def test_json_fits_the_schema(name: str, data: st.DataObject) -> None:
 
 
 def test_schemas_are_published_by_name() -> None:
-    """The five documents are there, and each is itself a valid JSON Schema 2020-12."""
-    assert set(SCHEMAS) == {"task_request", "event", "health", "props", "capabilities"}
+    """The six documents are there, and each is itself a valid JSON Schema 2020-12."""
+    assert set(SCHEMAS) == {"task_request", "event", "health", "props", "capabilities", "pool_event"}
     for document in SCHEMAS.values():
         Draft202012Validator.check_schema(document)
 

@@ -1,6 +1,7 @@
 """The boundary between an orchestrator and its engines: one adapter, one request, five events, one error taxonomy."""
 
 from ._adapter import WorkerAdapter
+from ._advice import Advise, token_budget
 from ._errors import (
     AdapterError,
     DeadlineUnmet,
@@ -25,10 +26,13 @@ from ._hooks import (
     LaunchError,
     LaunchOptions,
     Progress,
+    ReplicaView,
+    RoutePolicy,
     Timeouts,
     hookimpl,
 )
 from ._logs import RedactingFilter, get_logger
+from ._pool import PoolEvent
 from ._props import Capabilities, WorkerHealth, WorkerProps
 from ._redact import Secret, redact
 from ._schema import json_schemas
@@ -41,6 +45,7 @@ __all__ = [
     "AdapterContext",
     "AdapterError",
     "AdapterSpec",
+    "Advise",
     "BindingInfo",
     "Capabilities",
     "DeadlineUnmet",
@@ -59,9 +64,12 @@ __all__ = [
     "Message",
     "Metrics",
     "Phase",
+    "PoolEvent",
     "PoolUnavailable",
     "Progress",
     "RedactingFilter",
+    "ReplicaView",
+    "RoutePolicy",
     "Sampling",
     "Score",
     "Secret",
@@ -84,4 +92,5 @@ __all__ = [
     "json_schemas",
     "one_line",
     "redact",
+    "token_budget",
 ]

@@ -39,7 +39,7 @@ class WorkerError(Exception):
     `retry_after` is in seconds, None where nobody knows. `attempts` counts the calls of an engine, this one included.
     `engine`, `pool` and `replica` are filled in by the room that knows them. `answered`: a byte of the engine's answer
     was seen, or nobody knows that none was. `stale_connection`: a kept connection turned out to be closed, so that the
-    request never began.
+    request never began. `record` is the flight record of the host that ran the task, None where none did.
     """
 
     code: ClassVar[str] = ""
@@ -73,6 +73,7 @@ class WorkerError(Exception):
         self.attempts = attempts
         self.answered = answered
         self.stale_connection = stale_connection
+        self.record: object | None = None
 
     @property
     def retriable(self) -> bool:

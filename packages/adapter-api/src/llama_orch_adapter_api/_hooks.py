@@ -9,6 +9,8 @@ import msgspec
 import pluggy
 
 from ._adapter import WorkerAdapter
+from ._advice import Advise
+from ._task import TaskRequest
 
 PROJECT = "llama_orch"
 ENTRY_POINT_GROUP = "llama_orch.adapters"
@@ -23,7 +25,8 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A pool's limits, in seconds. `connect` is the adapter's to keep, the others are the host's.
 
     `first_token` counts from the start of an attempt, `idle` between two events, `drain` is how long streams may go
-    on after a replica was told to stop, and with less than `min_useful` left a task is not sent at all.
+    on after a replica was told to stop, and with less than `min_useful` left a task is not sent at all. `preload` is
+    how long a new generation of a replica may take until it is ready to take over.
     """
 
     connect: float = 2.0
@@ -31,6 +34,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle: float = 30.0
     drain: float = 60.0
     min_useful: float = 0.05
+    preload: float = 60.0
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -70,12 +74,16 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class LaunchOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to start. `model` None means the adapter's own small model; `context` is in tokens per slot."""
+    """What to start. `model` None means the adapter's own small model; `context` is in tokens per slot.
+
+    `port` 0 means a free one.
+    """
 
     model: Path | None = None
     slots: int = 2
     context: int = 2048
     threads: int | None = None
+    port: int = 0
     progress: Callable[[Progress], None] = lambda _: None
 
 
@@ -92,6 +100,7 @@ class AdapterSpec(msgspec.Struct, frozen=True):
 
     `engine` is the name used in configs. `api` is the `API_VERSION` the package was written for. `config_type` is a
     Struct that refuses unknown keys and has a field `url`. `factory` makes an adapter for one replica, without I/O.
+    `advise`, where given, is asked about each task before it is sent, such as `token_budget`.
     """
 
     engine: str
@@ -99,6 +108,7 @@ class AdapterSpec(msgspec.Struct, frozen=True):
     config_type: type[msgspec.Struct]
     factory: Callable[[AdapterContext], WorkerAdapter]
     launch: Launch | None = None
+    advise: Advise | None = None
 
 
 class BindingInfo(msgspec.Struct, frozen=True):
@@ -108,6 +118,23 @@ class BindingInfo(msgspec.Struct, frozen=True):
     replica_id: str
     engine: str
     generation: int
+
+
+class ReplicaView(msgspec.Struct, frozen=True):
+    """A replica as a routing policy sees it: one that takes a task now.
+
+    `in_flight` tasks run there. `slots` is how many its engine runs at once, None where nobody knows. `busy`: its
+    engine says that tasks wait in it.
+    """
+
+    replica_id: str
+    in_flight: int
+    slots: int | None = None
+    busy: bool = False
+
+
+RoutePolicy = Callable[[TaskRequest, tuple[ReplicaView, ...]], str | None]
+"""Picks a replica: gives the replica_id of one of the views, at least one; None leaves it to the host."""
 
 
 class HookSpecs:
@@ -132,7 +159,7 @@ class HookSpecs:
 
     @hookspec
     def llama_orch_on_reload(self, binding: BindingInfo) -> None:
-        """A replica's configuration is being replaced."""
+        """A bound replica is about to get a new generation, if that gets ready; `binding` is the one it has."""
 
     @hookspec
     def llama_orch_on_rebind(self, binding: BindingInfo) -> None:
@@ -151,5 +178,5 @@ class HookSpecs:
         """The host emitted an event of its union."""
 
     @hookspec
-    def llama_orch_register_routes(self, register: Callable[[str, Callable[..., object]], None]) -> None:
+    def llama_orch_register_routes(self, register: Callable[[str, RoutePolicy], None]) -> None:
         """Call `register(name, policy)` once for each routing policy."""

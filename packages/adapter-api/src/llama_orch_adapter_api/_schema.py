@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from ._events import WireEvent
+from ._pool import PoolEvent
 from ._props import Capabilities, WorkerHealth, WorkerProps
 from ._task import TaskRequest
 
@@ -14,9 +15,10 @@ _PUBLISHED: dict[str, Any] = {
     "health": WorkerHealth,
     "props": WorkerProps,
     "capabilities": Capabilities,
+    "pool_event": PoolEvent,
 }
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schema 2020-12 documents by name: task_request, event, health, props, capabilities."""
+    """JSON Schema 2020-12 documents by name: task_request, event, health, props, capabilities, pool_event."""
     return {name: msgspec.json.schema(kind) for name, kind in _PUBLISHED.items()}
