@@ -194,7 +194,7 @@ async def test_a_name_that_is_not_known(net: Net) -> None:
 
 async def held_unchecked() -> _session.SharedSession:
     shared = _session.borrow()
-    assert shared.unchecked() is shared.unchecked() is not shared.session
+    assert shared.of(checked=False) is shared.of(checked=False) is not shared.session
     return shared
 
 
@@ -206,8 +206,8 @@ def test_the_other_session_ends_with_its_loop() -> None:
     loop.close()
     asyncio.run(_borrow_and_give_back())
 
-    assert ended.unchecked().closed
-    assert abandoned.unchecked().closed
+    assert ended.of(checked=False).closed
+    assert abandoned.of(checked=False).closed
 
 
 async def _borrow_and_give_back() -> None:

@@ -100,16 +100,20 @@ class HttpClient:
         policy = self._config.retry
         return await retried("GET", send, policy, deadline=asyncio.get_running_loop().time() + policy.patience)
 
-    def stream(self, path: str, body: object, decoder: msgspec.json.Decoder[T]) -> "StreamRequest[T]":
+    def stream(
+        self, path: str, body: object, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] | None = None
+    ) -> "StreamRequest[T]":
         """POST `body` as JSON and read the answer's events as they come: `async with client.stream(…) as events`.
 
         Leaving the block closes the connection unless the stream had come to its end.
         """
-        return StreamRequest(self, path, body, decoder)
+        return StreamRequest(self, path, body, decoder, headers)
 
-    async def open_stream(self, path: str, body: object, decoder: msgspec.json.Decoder[T]) -> EventStream[T]:
+    async def open_stream(
+        self, path: str, body: object, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] | None = None
+    ) -> EventStream[T]:
         """The stream of an answer whose head has come; whoever gets it must close it."""
-        answer = await self._send("POST", path, body, stream=True)
+        answer = await self._send("POST", path, body, headers, stream=True)
         try:
             self._check_head(answer)
             if answer.status != 200:
@@ -133,8 +137,10 @@ class HttpClient:
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         await self.aclose()
 
-    async def _send(self, method: str, path: str, body: object, *, stream: bool = False) -> Answer:
-        headers: dict[str, str] = {}
+    async def _send(
+        self, method: str, path: str, body: object, more: Mapping[str, str] | None = None, *, stream: bool = False
+    ) -> Answer:
+        headers: dict[str, str] = dict(more or {})
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
         data: bytes | None = None
@@ -178,15 +184,23 @@ class HttpClient:
 class StreamRequest(Generic[T]):
     """A stream not yet asked for; entering the block sends the request."""
 
-    def __init__(self, client: HttpClient, path: str, body: object, decoder: msgspec.json.Decoder[T]) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        path: str,
+        body: object,
+        decoder: msgspec.json.Decoder[T],
+        headers: Mapping[str, str] | None,
+    ) -> None:
         self._client = client
         self._path = path
         self._body = body
         self._decoder = decoder
+        self._headers = headers
         self._events: EventStream[T] | None = None
 
     async def __aenter__(self) -> EventStream[T]:
-        self._events = await self._client.open_stream(self._path, self._body, self._decoder)
+        self._events = await self._client.open_stream(self._path, self._body, self._decoder, self._headers)
         return self._events
 
     async def __aexit__(

@@ -12,9 +12,12 @@ from aiohttp.streams import EmptyStreamReader
 from llama_orch_adapter_api import Phase, WorkerError
 
 from ._config import MIB, HttpConfig
-from ._errors import TRANSPORT_FAILURES, error_of_exception, no_certificates
+from ._errors import TRANSPORT_FAILURES, StaleConnection, error_of_exception, no_certificates
 from ._session import SharedSession, borrow, give_back
 from ._tls import context_for
+
+_DISTRUST = 0.5
+"""Seconds after a stale connection in which requests get new ones: a repeat must not meet the next stale one."""
 
 
 class Http1:
@@ -30,6 +33,7 @@ class Http1:
         self._secure = parts.scheme == "https"
         self._timeout = aiohttp.ClientTimeout(total=None, connect=config.connect, sock_read=config.sock_idle)
         self._timeout_of_streams = aiohttp.ClientTimeout(total=None, connect=config.connect)
+        self._distrusts_until = 0.0  # on the loop's clock
         self._loans: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession] = WeakKeyDictionary()
 
     async def send(
@@ -57,6 +61,8 @@ class Http1:
                 response = await asked
         except TRANSPORT_FAILURES as error:
             broken = aiohttp.SocketTimeoutError() if timed and limit.expired() else error
+            if isinstance(error, StaleConnection):
+                self._distrusts_until = asyncio.get_running_loop().time() + _DISTRUST
             failure = error_of_exception(broken, self._where, "first_token", head=False)
         else:
             if not stream:
@@ -71,12 +77,12 @@ class Http1:
             await give_back(shared)
 
     def session(self) -> aiohttp.ClientSession:
-        """The running loop's session."""
+        """The running loop's session; soon after a stale connection, the one that keeps none."""
         loop = asyncio.get_running_loop()
         shared = self._loans.get(loop)
         if shared is None:
             shared = self._loans[loop] = borrow()
-        return shared.unchecked() if self._config.allow_link_local else shared.session
+        return shared.of(checked=not self._config.allow_link_local, kept=loop.time() >= self._distrusts_until)
 
     async def _load_tls(self) -> ssl.SSLContext:
         ca_file, insecure = self._config.ca_file, self._config.insecure_tls

@@ -28,37 +28,38 @@ class SharedSession:
 
     def __init__(self) -> None:
         self.borrowers = 0
-        self.session = _open_session(CheckedResolver())
-        self._unchecked: aiohttp.ClientSession | None = None
+        self._opened: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+        self.session = self.of()
         self._ending = False
         self._life = self._until_closed()
         _run_now(self._life.asend(None))
 
-    def unchecked(self) -> aiohttp.ClientSession:
-        """The session of those who may go to link-local addresses; nobody else is handed a connection of theirs."""
-        if self._unchecked is None:
-            self._unchecked = _open_session(aiohttp.ThreadedResolver())
-        return self._unchecked
+    def of(self, *, checked: bool = True, kept: bool = True) -> aiohttp.ClientSession:
+        """The session for requests of one kind, opened when first asked for.
+
+        Not `checked`: for those who may go to link-local addresses; nobody else is handed a connection of theirs. Not
+        `kept`: each request has a new connection, which is closed after it.
+        """
+        session = self._opened.get((checked, kept))
+        if session is None:
+            session = self._opened[checked, kept] = _open_session(checked=checked, kept=kept)
+        return session
 
     async def close(self) -> None:
         """Close the session; from now on the running loop's next borrower gets another. May be called again."""
         loop = asyncio.get_running_loop()
         if _sessions.get(loop) is self:
             del _sessions[loop]
-        try:
-            await self.session.close()
-        finally:
-            if self._unchecked is not None:
-                await self._unchecked.close()
+        await asyncio.gather(*(session.close() for session in self._opened.values()))
         if not self._ending:  # else the loop is, and on its way through `_until_closed`
             await self._life.aclose()
 
     def abandon(self) -> None:
         """Let go of the session of a loop that was closed under it and can run nothing any more."""
-        for session in (self.session, self._unchecked):
-            connector = session.connector if session is not None else None
-            if session is not None and connector is not None:
-                session.detach()
+        for session in self._opened.values():
+            connector = session.connector
+            session.detach()
+            if connector is not None:
                 _run_now(connector.close())  # type: ignore[arg-type]  # it is a coroutine, though declared Awaitable
 
     async def _until_closed(self) -> AsyncGenerator[None, None]:
@@ -103,11 +104,11 @@ def _forget_closed_loops() -> None:
             shared.abandon()
 
 
-def _open_session(resolver: aiohttp.ThreadedResolver) -> aiohttp.ClientSession:
+def _open_session(*, checked: bool, kept: bool) -> aiohttp.ClientSession:
+    resolver = CheckedResolver() if checked else aiohttp.ThreadedResolver()
+    lasting = {"keepalive_timeout": KEEPALIVE} if kept else {"force_close": True}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEPALIVE, socket_factory=_open_socket, resolver=resolver
-        ),
+        connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket, resolver=resolver, **lasting),
         response_class=Response,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": "llama-orch"},

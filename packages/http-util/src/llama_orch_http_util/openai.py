@@ -235,6 +235,11 @@ def path_of(task: TaskRequest) -> str:
     return CHAT if task.messages else COMPLETIONS
 
 
+def headers_of(task: TaskRequest) -> dict[str, str]:
+    """The headers of a task's request: its trace context (W3C), where it has one."""
+    return {} if task.traceparent is None else {"traceparent": task.traceparent}
+
+
 def body_of(task: TaskRequest, model: str | None) -> dict[str, object]:
     """The request body of a completion task, for the route that `path_of` names. `extra` is not in it yet."""
     body: dict[str, object] = {"stream": True, "stream_options": {"include_usage": True}}

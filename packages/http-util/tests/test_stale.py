@@ -1,0 +1,43 @@
+"""Kept connections that turn out to be closed."""
+
+import asyncio
+
+import pytest
+from llama_orch_adapter_api import WorkerReset
+from llama_orch_adapter_testkit import LoopbackEngine, Reply, Request
+from llama_orch_http_util import HttpClient
+from llama_orch_http_util._http1 import _DISTRUST
+
+
+def resets_what_was_kept(request: Request) -> Reply:
+    """Each connection carries one answer."""
+    return Reply((), "reset") if request.number else Reply.json(200, {})
+
+
+async def test_a_repeat_meets_no_second_stale_connection():
+    """Battery 26, ORCH-3610: after a stale connection the next request has a new one, whatever else is kept."""
+    async with LoopbackEngine(resets_what_was_kept) as engine, HttpClient(engine.url) as client:
+        await asyncio.gather(*(client.request("POST", "/", {}) for _ in range(3)))
+        with pytest.raises(WorkerReset, match="the kept connection was closed") as raised:
+            await client.request("POST", "/", {})
+        repeated = [await client.request("POST", "/", {}) for _ in range(3)]
+
+    assert raised.value.stale_connection
+    assert [response.status for response in repeated] == [200, 200, 200]
+    assert [request.number for request in engine.requests] == [0, 0, 0, 1, 0, 0, 0]
+
+
+async def test_connections_are_kept_again_after_a_while():
+    """Half a second after a stale connection, requests share connections as before."""
+    answers = iter([Reply.json(200, {}), Reply((), "reset"), *[Reply.json(200, {})] * 3])
+    async with LoopbackEngine(lambda _: next(answers)) as engine, HttpClient(engine.url) as client:
+        await client.request("POST", "/", {})
+        with pytest.raises(WorkerReset):
+            await client.request("POST", "/", {})
+        await client.request("POST", "/", {})
+        await asyncio.sleep(_DISTRUST)
+        await client.request("POST", "/", {})
+        await client.request("POST", "/", {})
+
+        assert [request.number for request in engine.requests] == [0, 1, 0, 0, 1]
+        assert engine.connections_made == 3
