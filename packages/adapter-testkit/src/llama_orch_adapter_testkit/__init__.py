@@ -5,16 +5,32 @@ from ._capture import Capture
 from ._clock import VirtualClockLoop, run_virtual
 from ._connection import Request
 from ._cuts import all_kinds_of_cuts, splits, sse_cuts
+from ._dialects import DialectName
 from ._engine import LoopbackEngine, Script
+from ._fake import Behaviour, FakeEngine, Generation
 from ._fuzz import cases, dice, mutilated, mutilated_reply
+from ._live import Cut, LiveReply
+from ._process import EngineProcess, Report, Seen
 from ._reply import Reply
+from ._toxics import Toxic, ToxicKind
 
 __all__ = [
+    "Behaviour",
     "Capture",
+    "Cut",
+    "DialectName",
+    "EngineProcess",
+    "FakeEngine",
+    "Generation",
+    "LiveReply",
     "LoopbackEngine",
     "Reply",
+    "Report",
     "Request",
     "Script",
+    "Seen",
+    "Toxic",
+    "ToxicKind",
     "VirtualClockLoop",
     "all_kinds_of_cuts",
     "captures",

@@ -4,13 +4,16 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
+from ._live import Cut, LiveReply
 from ._message import layout
-from ._reply import Reply
+from ._reply import Ending, Reply
 
 _RequestEnding = Literal["left", "answered", "stopped"]
 
@@ -20,7 +23,8 @@ class Request:
     """A request as an engine received it; `headers` have lower-case names.
 
     `ending` is None while the reply streams, then `left` (the client went away before the end of it), `answered` (the
-    reply was brought to its end, as scripted) or `stopped` (the engine was closed, or its script failed).
+    reply was brought to its end, as scripted) or `stopped` (the engine was closed, or its script failed). `number`
+    counts the requests of its connection from 0; moments are on `time.monotonic()`; `sent` counts the bytes written.
     """
 
     method: str
@@ -29,6 +33,10 @@ class Request:
     headers: dict[str, str]
     body: bytes = field(repr=False)
     keeps_alive: bool
+    number: int = 0
+    sent: int = 0
+    received_at: float = field(default_factory=time.monotonic)
+    ended_at: float | None = None
     ending: _RequestEnding | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
@@ -50,24 +58,28 @@ class Request:
 
     def end(self, ending: _RequestEnding) -> None:
         """Note how it ended. The first ending stays."""
-        self.ending = self.ending or ending
+        if self.ending is None:
+            self.ending, self.ended_at = ending, time.monotonic()
         self._ended.set()
 
 
 class Connection(asyncio.Protocol):
     """Reads requests, writes what `answer` gives for each, until either side ends it.
 
-    `opened` is called once at the start; `closed` once at the end, when the connection's task is done as well, with
-    the exception that ended it, if one did.
+    A kept one is dropped where no further request comes for `idle` seconds. `opened` is called once at the start;
+    `closed` once at the end, when the connection's task is done as well, with the exception that ended it, if one did.
     """
 
     def __init__(
         self,
-        answer: Callable[[Request], Reply],
+        answer: Callable[[Request], Reply | LiveReply],
         opened: Callable[["Connection"], None],
         closed: Callable[["Connection", BaseException | None], None],
+        idle: float | None = None,
     ) -> None:
         self._answer = answer
+        self._idle = idle
+        self._count = 0
         self._opened = opened
         self._closed = closed
         self._received = bytearray()
@@ -123,20 +135,28 @@ class Connection(asyncio.Protocol):
     async def _exchange(self) -> bool:
         """Answer one request; whether another may follow."""
         request = self._request = await self._next_request()
+        if request is None:
+            return False
         reply = self._answer(request)
-        await self._write(reply)
-        if reply.then == "hang":
+        then = await self._write(reply, request) if isinstance(reply, Reply) else await self._write_live(reply, request)
+        if then == "hang":
             await asyncio.Event().wait()  # cancelled when the client leaves or the engine stops
-        if reply.then == "reset":
+        if then == "reset":
             self._reset()
         request.end("answered")
         self._request = None
-        return reply.then == "keep" and request.keeps_alive
+        return then == "keep" and request.keeps_alive
 
-    async def _next_request(self) -> Request:
+    async def _next_request(self) -> Request | None:
+        """The next request; None where it is waited for too long after the one before."""
         while (request := self._taken()) is None:
             self._more.clear()
-            await self._more.wait()
+            try:
+                async with asyncio.timeout(self._idle if self._count else None):
+                    await self._more.wait()
+            except TimeoutError:
+                return None
+        self._count += 1
         return request
 
     def _taken(self) -> Request | None:
@@ -150,15 +170,30 @@ class Connection(asyncio.Protocol):
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         keeps_alive = version == "HTTP/1.1" and message.headers.get("connection", "").lower() != "close"
-        return Request(method, url.path, query, message.headers, message.body(data), keeps_alive)
+        return Request(method, url.path, query, message.headers, message.body(data), keeps_alive, self._count)
 
-    async def _write(self, reply: Reply) -> None:
+    async def _write(self, reply: Reply, request: Request) -> Ending:
         for index, piece in enumerate(reply.pieces):
             if index and reply.gate is not None:
                 await reply.gate(index - 1)
-            self._transport.write(piece)
-            await self._writable.wait()
+            await self._send(piece, request)
             await turns()
+        return reply.then
+
+    async def _write_live(self, reply: LiveReply, request: Request) -> Ending:
+        try:
+            async with aclosing(reply.pieces) as pieces:
+                async for piece in pieces:
+                    await self._send(piece, request)
+                    await turns(1)
+        except Cut as cut:
+            return cut.then
+        return reply.then
+
+    async def _send(self, piece: bytes, request: Request) -> None:
+        self._transport.write(piece)
+        request.sent += len(piece)
+        await self._writable.wait()
 
     def _reset(self) -> None:
         sock: socket.socket = self._transport.get_extra_info("socket")

@@ -1,30 +1,47 @@
 """An engine that does what its script says, on a real socket of the loopback interface."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from ._connection import Connection, Request, turns
+from ._live import LiveReply
 from ._reply import Reply
 
-Script = Mapping[tuple[str, str], Reply | Sequence[Reply]] | Callable[[Request], Reply]
+Script = Mapping[tuple[str, str], Reply | Sequence[Reply]] | Callable[[Request], Reply | LiveReply]
 """By (method, path), a reply or one for each request in turn, the last one for all further; or a function."""
+
+
+_BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 
 
 class LoopbackEngine:
     """A server on a free port of 127.0.0.1 that lives as long as its `async with` block.
 
     What the script does not name gets a 404. An exception in the script, in a gate or in reading a request closes
-    that connection and is raised where the block ends. With a context of a server as `tls` it speaks https.
+    that connection and is raised where the block ends. With a context of a server as `tls` it speaks https. It drops
+    a kept connection on which no further request comes for `idle` seconds. `send_buffer`
+    bounds, in bytes, what the system takes of an answer that nobody reads.
     """
 
-    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        tls: ssl.SSLContext | None = None,
+        idle: float | None = None,
+        send_buffer: int | None = None,
+    ) -> None:
         self.requests: list[Request] = []
         self.connections_made = 0
         self._script = script
         self._tls = tls
+        self._idle = idle
+        self._send_buffer = send_buffer
         self._connections: set[Connection] = set()
         self._failures: list[BaseException] = []
         self._changed = asyncio.Event()
@@ -39,6 +56,11 @@ class LoopbackEngine:
         """How many connections are open now."""
         return len(self._connections)
 
+    @property
+    def failures(self) -> tuple[BaseException, ...]:
+        """What the script, a gate or the reading of a request raised so far."""
+        return tuple(self._failures)
+
     async def request(self, index: int = 0) -> Request:
         """The request of that 0-based number, as soon as it is in."""
         await self._until(lambda: len(self.requests) > index)
@@ -51,8 +73,15 @@ class LoopbackEngine:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self._answer, self._opened, self._closed), "127.0.0.1", 0, ssl=self._tls
+            lambda: Connection(self._answer, self._opened, self._closed, self._idle),
+            "127.0.0.1",
+            0,
+            ssl=self._tls,
+            backlog=_BACKLOG,
         )
+        if self._send_buffer is not None:
+            for listening in self._server.sockets:  # those that it accepts take it over
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
         self._port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -84,7 +113,7 @@ class LoopbackEngine:
             self._failures.append(failure)
         self._tell()
 
-    def _answer(self, request: Request) -> Reply:
+    def _answer(self, request: Request) -> Reply | LiveReply:
         """Note the request, and say what it gets."""
         self.requests.append(request)
         self._tell()
