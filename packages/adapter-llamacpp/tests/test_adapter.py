@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import llama_orch_adapter_llamacpp as package
+import msgspec
 import pytest
 from llama_orch_adapter_api import (
     API_VERSION,
@@ -118,6 +119,17 @@ async def met_with(reply: Reply, path: str = NATIVE) -> Outcome:
     """What the route's task comes to with this reply."""
     async with running({("POST", path): reply}) as (adapter, _):
         return await outcome(adapter, TASKS[path])
+
+
+async def test_a_trace_is_passed_on():
+    """ORCH-3604: a task's traceparent goes to the engine as its header, and none where it has none."""
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    async with running({("POST", NATIVE): Reply.sse([])}) as (adapter, engine):
+        for task in (msgspec.structs.replace(TASKS[NATIVE], traceparent=trace), TASKS[NATIVE]):
+            await outcome(adapter, task)
+        sent = [request.headers.get("traceparent") for request in engine.requests if request.method == "POST"]
+
+    assert sent == [trace, None]
 
 
 # Streams

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from llama_orch_adapter_api import LaunchError, LaunchOptions, Progress
 from llama_orch_adapter_llamacpp import embedded
@@ -136,6 +137,22 @@ async def test_a_real_engine_serves_inside_the_block() -> None:
     assert models["data"][0]["id"] == SMOLLM2.alias
     assert f"loading {SMOLLM2.file}, 0 s" in [progress.what for progress in told]
     assert gone
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(300)
+async def test_an_engine_comes_back_where_it_was(model: Path) -> None:
+    """ORCH-3600: an engine killed under a stream can be launched again on its port, at once."""
+    options = LaunchOptions(model=model, slots=1, context=256, threads=1)
+    async with launch(options) as url:
+        body = json.dumps({"prompt": "Hello", "n_predict": 200, "stream": True}).encode()
+        response = await asyncio.to_thread(urllib.request.urlopen, url + "/completion", body, 10)
+    async with launch(msgspec.structs.replace(options, port=int(url.rpartition(":")[2]))) as again:
+        health, _ = await asyncio.to_thread(get, again + "/health")
+    response.close()
+
+    assert again == url
+    assert health == {"status": "ok"}
 
 
 @pytest.mark.real_engine

@@ -32,6 +32,7 @@ from llama_orch_adapter_api import (
     WorkerHealth,
     WorkerProps,
     WorkerReset,
+    token_budget,
 )
 from llama_orch_adapter_testkit import (
     LoopbackEngine,
@@ -120,6 +121,17 @@ async def met_with(reply: Reply, path: str = COMPLETIONS) -> Outcome:
     """What the route's task comes to with this reply."""
     async with running({("POST", path): reply}) as (adapter, _):
         return await outcome(adapter, TASKS[path])
+
+
+async def test_a_trace_is_passed_on():
+    """ORCH-3604: a task's traceparent goes to the engine as its header, and none where it has none."""
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    async with running({("POST", COMPLETIONS): Reply.sse([])}) as (adapter, engine):
+        for task in (msgspec.structs.replace(TASKS[COMPLETIONS], traceparent=trace), TASKS[COMPLETIONS]):
+            await outcome(adapter, task)
+        sent = [request.headers.get("traceparent") for request in engine.requests if request.method == "POST"]
+
+    assert sent == [trace, None]
 
 
 # Streams
@@ -597,7 +609,7 @@ def test_the_entry_point_registers_the_engine():
     package.llama_orch_register_adapters(registered.append)
 
     [spec] = registered
-    assert spec == AdapterSpec("vllm", API_VERSION, VllmConfig, package.VllmAdapter)
+    assert spec == AdapterSpec("vllm", API_VERSION, VllmConfig, package.VllmAdapter, advise=token_budget)
 
 
 def test_slots_are_at_least_one():

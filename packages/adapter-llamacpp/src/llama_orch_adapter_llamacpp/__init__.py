@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from llama_orch_adapter_api import API_VERSION, AdapterSpec, LaunchOptions, hookimpl
+from llama_orch_adapter_api import API_VERSION, AdapterSpec, LaunchOptions, hookimpl, token_budget
 
 from ._adapter import LlamaCppAdapter, LlamaCppConfig
 
@@ -19,4 +19,4 @@ def _launch(options: LaunchOptions) -> AbstractAsyncContextManager[str]:
 @hookimpl
 def llama_orch_register_adapters(register: Callable[[AdapterSpec], None]) -> None:
     """The engine `llamacpp`."""
-    register(AdapterSpec("llamacpp", API_VERSION, LlamaCppConfig, LlamaCppAdapter, _launch))
+    register(AdapterSpec("llamacpp", API_VERSION, LlamaCppConfig, LlamaCppAdapter, _launch, token_budget))

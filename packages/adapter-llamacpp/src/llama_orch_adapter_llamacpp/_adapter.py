@@ -21,7 +21,7 @@ from llama_orch_adapter_api import (
     WorkerProps,
 )
 from llama_orch_http_util import HttpClient, HttpConfig
-from llama_orch_http_util.openai import CHAT, CHUNK, Answer
+from llama_orch_http_util.openai import CHAT, CHUNK, Answer, headers_of
 
 from ._wire import ENGINE, EVENT, PROPS, SLOTS, NativeAnswer, chat_body, completion_body, worker_props
 
@@ -104,7 +104,7 @@ class LlamaCppAdapter(WorkerAdapter):
     ) -> AsyncIterator[TokenEvent]:
         known = self._known or (await self._look(once=True)).capabilities
         try:
-            async with self._http.stream(path, body, decoder) as events:
+            async with self._http.stream(path, body, decoder, headers_of(task)) as events:
                 yield Started(ENGINE, known.engine_version, known.model_id, self._replica, seed=task.seed)
                 async for batch in events:
                     for event in batch:

@@ -71,14 +71,14 @@ def _die_at_once() -> None:
             os._exit(0)
 
 
-def _served(model: str, alias: str, slots: int, context: int, threads: int | None) -> Server:
+def _served(*, model: str, alias: str, slots: int, context: int, threads: int | None, port: int) -> Server:
     """The running server; returns once the model is loaded."""
     xllamacpp = importlib.import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.model_alias = {alias}
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = port
     params.n_parallel = slots
     params.n_ctx = slots * context
     if threads is not None:

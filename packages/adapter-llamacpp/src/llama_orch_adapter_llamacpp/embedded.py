@@ -36,7 +36,7 @@ class State(msgspec.Struct):
 
 @asynccontextmanager
 async def launch(options: LaunchOptions) -> AsyncIterator[str]:
-    """Start llama.cpp on a free port of 127.0.0.1; the block gets its base URL when the model is loaded.
+    """Start llama.cpp on 127.0.0.1; the block gets its base URL when the model is loaded.
 
     Loading takes as long as it takes. The engine ends with the block, and with this process, however that ends.
     """
@@ -88,6 +88,7 @@ def _command(options: LaunchOptions, model: Path, alias: str) -> list[str]:
         "slots": options.slots,
         "context": options.context,
         "threads": options.threads,
+        "port": options.port,
     }
     return [sys.executable, "-P", str(_SERVER), json.dumps(given)]
 

@@ -19,7 +19,7 @@ from llama_orch_adapter_api import (
     WorkerProps,
 )
 from llama_orch_http_util import HttpClient, HttpConfig
-from llama_orch_http_util.openai import CHUNK, Answer, path_of
+from llama_orch_http_util.openai import CHUNK, Answer, headers_of, path_of
 
 from ._wire import ENGINE, MODELS, VERSION, Load, request_body, worker_props
 
@@ -88,7 +88,8 @@ class VllmAdapter(WorkerAdapter):
         model = task.model_ref or known.model_id
         answer = Answer(self._http.where)
         try:
-            async with self._http.stream(path_of(task), request_body(task, model), CHUNK) as events:
+            body = request_body(task, model)
+            async with self._http.stream(path_of(task), body, CHUNK, headers_of(task)) as events:
                 yield Started(ENGINE, known.engine_version, model, self._replica, seed=task.seed)
                 async for batch in events:
                     for event in batch:
