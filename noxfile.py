@@ -113,7 +113,14 @@ def nightly(session: nox.Session) -> None:
     """Run the random tests at their full size, which takes most of an hour; each prints the seed that replays it."""
     groups = [tool for group in GROUPS.values() for tool in group]
     install(session, *FROM_DIST, *everything(), *groups)
-    pytest(session, "-m", "nightly", "-s", "packages", *session.posargs, NIGHTLY="1")
+    pytest(session, "-m", "nightly", "-s", *session.posargs, NIGHTLY="1")
+
+
+@nox.session(requires=["wheels"], default=False)
+def simulate(session: nox.Session) -> None:
+    """Live through days of faults on a virtual clock, or replay flight records: nox -s simulate -- --help."""
+    install(session, *FROM_DIST, "llama-orch-adapter-host", "llama-orch-adapter-testkit")
+    session.run("python", "-m", "tests.simulator", *session.posargs)
 
 
 @nox.session(requires=["wheels"], default=False)

@@ -21,16 +21,21 @@ from llama_orch_adapter_api import (
     Token,
     TokenEvent,
     WorkerAdapter,
+    WorkerError,
     WorkerHealth,
     WorkerProps,
 )
-from llama_orch_adapter_host import AdapterHost, CancelReceipt, Plugins
+from llama_orch_adapter_host import AdapterHost, CancelReceipt, Plugins, PoolPolicy
 from llama_orch_adapter_testkit import VirtualClockLoop, run_virtual
 
 T = TypeVar("T")
 
 STARTED = Started("words", "1", "model", "pool/0", tokens_in=3)
 PROPS = WorkerProps(4, 3, Capabilities("words", "1", "model", datetime(2026, 1, 1, tzinfo=UTC)))
+
+READY = WorkerHealth(live=True, ready=True, state="ready")
+LOADING = WorkerHealth(live=True, ready=False, state="loading", detail="12 of 32 layers")
+DOWN = WorkerHealth(live=False, ready=False, state="down", detail="connection refused")
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,7 +68,7 @@ class Words(WorkerAdapter):
         self.closed = 0
 
     async def health(self) -> WorkerHealth:
-        return WorkerHealth(live=True, ready=True, state="ready")
+        return READY
 
     async def props(self) -> WorkerProps:
         return PROPS
@@ -219,6 +224,56 @@ class Mistaken(Words):
         raise NotImplementedError
 
 
+class Engine(Words):
+    """Says of its health what it is told to, and keeps the tasks it was sent and how many were open when it closed."""
+
+    def __init__(self, words: int = 3, pause: float | None = 1.0) -> None:
+        super().__init__(words, pause)
+        self.told: WorkerHealth | WorkerError = READY
+        self.props_told: WorkerProps | WorkerError = PROPS
+        self.asked = 0  # for its health
+        self.tasks: list[str] = []
+        self.open_at_close: list[int] = []
+
+    async def health(self) -> WorkerHealth:
+        self.asked += 1
+        return said(self.told)
+
+    async def props(self) -> WorkerProps:
+        return said(self.props_told)
+
+    async def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        self.tasks.append(task.task_id)
+        async for event in super().submit(task):
+            yield event
+
+    async def aclose(self) -> None:
+        self.open_at_close.append(self.begun - self.freed)
+        await super().aclose()
+
+
+class Yard:
+    """Plugins whose engine `words` is made by `make`, which is given the replica's url; `built` are all it made."""
+
+    def __init__(self, make: Callable[[str], WorkerAdapter] = lambda _: Engine()) -> None:
+        self.built: list[Any] = []
+        self.contexts: list[AdapterContext] = []
+        self.plugins = Plugins()
+        self.plugins.register(AdapterSpec("words", 1, Config, self._build))
+        self._make = make
+
+    def _build(self, context: AdapterContext) -> WorkerAdapter:
+        adapter = self._make(context.config.url)
+        self.contexts.append(context)
+        self.built.append(adapter)
+        return adapter
+
+    @property
+    def closed(self) -> list[int]:
+        """How often each was closed."""
+        return [adapter.closed for adapter in self.built]
+
+
 class SelfCancelling(Words):
     """Cancels its own task through the host, from inside its own `submit`, and then waits or speaks on."""
 
@@ -247,11 +302,13 @@ def plugins_with(*adapters: WorkerAdapter) -> Plugins:
     return plugins
 
 
-def host_of(*adapters: WorkerAdapter, timeouts: Timeouts | None = None) -> AdapterHost:
+def host_of(
+    *adapters: WorkerAdapter, timeouts: Timeouts | None = None, policy: PoolPolicy | None = None
+) -> AdapterHost:
     """A host with these adapters bound as the replicas 0, 1, … of `pool`."""
     host = AdapterHost(plugins=plugins_with(*adapters))
     for i in range(len(adapters)):
-        host.bind("pool", "words", {}, replica_id=str(i), timeouts=timeouts)
+        host.bind("pool", "words", {}, replica_id=str(i), timeouts=timeouts, policy=policy)
     return host
 
 
@@ -266,6 +323,13 @@ def seen_by(contexts: list[AdapterContext], *adapters: WorkerAdapter) -> Plugins
 
     plugins.register(AdapterSpec("words", 1, Config, factory))
     return plugins
+
+
+def said(answer: T | WorkerError) -> T:
+    """An answer, or the error it is, raised."""
+    if isinstance(answer, WorkerError):
+        raise answer
+    return answer
 
 
 def cancel_now(host: AdapterHost, request: TaskRequest) -> CancelReceipt:

@@ -665,7 +665,7 @@ async def test_an_adapter_that_hangs_in_its_clean_up(deaf: int, caplog: pytest.L
         events = await reader
         took = now() - begun
 
-        assert host._registry.all()[0].leases == set()
+        assert not host._registry.all()[0].leases
 
     assert events[-1] == CANCELLED
     assert (deaf + 1) * CLOSE_LIMIT <= took <= (deaf + 1) * (CLOSE_LIMIT + 2 * INTERVAL)
@@ -740,7 +740,7 @@ async def test_a_cancellation_from_outside_while_the_adapter_cleans_up():
             await reader
 
         assert now() == moment(0.1)
-        assert host._registry.all()[0].leases == set()
+        assert not host._registry.all()[0].leases
 
 
 # --- two who meddle

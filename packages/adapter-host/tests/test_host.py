@@ -24,7 +24,7 @@ from llama_orch_adapter_api import (
 )
 from llama_orch_adapter_host import AdapterHost, ConfigError, UnknownEngineError, parse_config
 from llama_orch_adapter_host._flight import STOP_LIMIT
-from llama_orch_adapter_host._host import _REMEMBERED
+from llama_orch_adapter_host._ledger import REMEMBERED
 from llama_orch_adapter_host._probe import FAREWELL_LIMIT, PROBE_LIMIT
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -84,6 +84,13 @@ async def test_a_config_is_bound_on_entering():
     assert contexts[0].http == {"http_version": "2"}
     assert contexts[2].timeouts == Timeouts()
     assert [adapter.closed for adapter in adapters] == [1, 1, 1]
+
+
+async def test_adapters_are_found_on_entering():
+    """ORCH-3600: a host without a config finds what is installed when it is entered, so that `bind` blocks no loop."""
+    async with AdapterHost() as host:
+        with pytest.raises(ConfigError, match="no adapter"):
+            host.bind("chat", "deeds", {})
 
 
 def test_a_host_from_a_file(tmp_path: Path):
@@ -184,7 +191,7 @@ def test_binding_by_hand(caplog: pytest.LogCaptureFixture):
     assert (context.config, context.timeouts, context.http) == (Config("http://x"), limits, {"a": 1})
     assert abs(context.clock() - time.monotonic()) < 60
     context.narrate("the engine is loading its model")
-    assert caplog.messages == ["chat/r1: the engine is loading its model"]
+    assert caplog.messages[-1] == "chat/r1 says: the engine is loading its model"
 
 
 # --- what is refused before any engine is asked
@@ -206,7 +213,7 @@ async def test_a_deadline_too_short_to_be_useful():
     """Battery 24: with less than `min_useful` to go a task is DeadlineUnmet (queue) and reaches no engine."""
     adapter = Words(pause=None)
     async with host_of(adapter, timeouts=Timeouts(min_useful=0.2)) as host:
-        with pytest.raises(DeadlineUnmet, match=r"199 ms is shorter than timeouts\.min_useful, 0\.2 s") as caught:
+        with pytest.raises(DeadlineUnmet, match=r"199 ms leaves less than timeouts\.min_useful, 0\.2 s") as caught:
             await host.submit("pool", task(deadline_ms=199))
         assert adapter.begun == 0
         events = await drained(await host.submit("pool", task(deadline_ms=200)))
@@ -238,14 +245,14 @@ async def test_a_stopped_host_refuses():
 async def test_task_ids_are_not_remembered_for_ever():
     """What a cancel knows of tasks that are over is bounded; the oldest are forgotten first."""
     async with host_of(Words(words=0, pause=None)) as host:
-        requests = [task() for _ in range(_REMEMBERED + 3)]
+        requests = [task() for _ in range(REMEMBERED + 3)]
         for request in requests:
             await drained(await host.submit("pool", request))
         outcomes = [(await host.cancel("pool", request.task_id)).outcome for request in requests]
 
-        assert len(host._ended) == _REMEMBERED
+        assert len(host._ledger._ended) == REMEMBERED
 
-    assert outcomes == 3 * ["unknown"] + _REMEMBERED * ["already_done"]
+    assert outcomes == 3 * ["unknown"] + REMEMBERED * ["already_done"]
 
 
 # --- looking at a pool
@@ -560,6 +567,7 @@ async def test_shutdown_with_500_streams(drain: float | None, caplog: pytest.Log
         assert await drained(stream) == []
         return events
 
+    bindings = host._registry.all()
     readers = [asyncio.create_task(read(i)) for i in range(500)]
     await asyncio.sleep(1.5)
     begun = now()
@@ -572,7 +580,7 @@ async def test_shutdown_with_500_streams(drain: float | None, caplog: pytest.Log
     assert {ends[0].finish_reason for ends in endings} <= {"cancelled", "stop"}
     assert [adapter.closed for adapter in adapters] == 5 * [1]
     assert [adapter.begun for adapter in adapters] == 5 * [100]
-    assert all(binding.leases == set() for binding in host._registry.all())
+    assert all(not binding.leases for binding in bindings)
     assert all(reader.cancelling() == 0 for reader in readers)
 
 
@@ -582,12 +590,13 @@ async def test_shutdown_does_not_wait_for_the_deaf():
     adapter = Clinging(words=1, pause=None, deaf=3)
     host = host_of(adapter)
     stream = await host.submit("pool", task())
+    (binding,) = host._registry.all()
     await host.aclose(drain=0)
 
     assert now() == moment(STOP_LIMIT)
     assert adapter.closed == 1
     assert await drained(stream) == [CANCELLED]
-    (flight,) = host._registry.all()[0].leases
+    (flight,) = binding.leases
     while flight._waiting is not None:  # so that the test leaves nothing
         flight._insist(flight._waiting)
         await asyncio.sleep(0.1)

@@ -1,65 +1,276 @@
+"""Which replica takes a task, and why: functions over values (ORCH-3602)."""
+
+import collections
+import random
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_orch_adapter_api import BindingInfo, PoolUnavailable, Timeouts
-from llama_orch_adapter_host._registry import Binding, Lease
-from llama_orch_adapter_host._routes import pick
+from llama_orch_adapter_api import ReplicaView, TaskRequest
+from llama_orch_adapter_host import PoolPolicy
+from llama_orch_adapter_host._binding import Binding
+from llama_orch_adapter_host._gate import Gate, Refusal
+from llama_orch_adapter_host._pool import Pool
+from llama_orch_adapter_host._routes import Look, Pick, by_policy, least_in_flight, pick
 
-from .adapters import Words, host_of, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
+from .adapters import task  # type: ignore[import-not-found]  # test folders are no packages
+from .replicas import BUSY, DOWN, LOADING, bound, pool_of, trip  # type: ignore[import-not-found]  # as above
 
-
-def pool_of(*busy: int) -> dict[str, Binding]:
-    """A pool whose replicas 0, 1, … have so many leases; a policy counts them and looks into none."""
-    pool: dict[str, Binding] = {}
-    for i, flights in enumerate(busy):
-        leases: set[Lease] = {object() for _ in range(flights)}  # type: ignore[misc]
-        pool[str(i)] = Binding(BindingInfo("chat", str(i), "words", generation=1), Words(), Timeouts(), leases)
-    return pool
+NOW = Look(0.0)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
-def test_least_in_flight_takes_the_task(busy: list[int]):
-    """No replica has less in flight than the one that is picked, and of equals it is the first bound."""
-    pool = pool_of(*busy)
-
-    picked = pick("chat", pool, task())
-
-    assert len(picked.leases) == min(busy)
-    assert picked is pool[str(busy.index(min(busy)))]
+def many(count: int, flights: int = 0) -> Pool:
+    return pool_of(*(bound(str(i), flights) for i in range(count)))
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
-def test_a_pinned_task_goes_where_it_is_pinned(busy: list[int], data: st.DataObject):
-    """A task's `replica_id` outranks how busy that replica is."""
-    pool = pool_of(*busy)
-    replica = data.draw(st.sampled_from(sorted(pool)))
-
-    assert pick("chat", pool, task(replica_id=replica)) is pool[replica]
+def id_of(picked: Pick | None) -> str | None:
+    return None if picked is None else picked.binding.info.replica_id
 
 
-def test_a_pin_to_nowhere_names_what_is_bound():
-    """A task pinned to a replica that is not there is refused for good, and told which ones there are."""
-    with pytest.raises(
-        PoolUnavailable, match=r"'r9', which the task is pinned to, is not bound \(bound: 0, 1\)"
-    ) as caught:
-        pick("chat", pool_of(0, 0), task(replica_id="r9"))
-
-    error = caught.value
-    assert (error.detail, error.phase, error.pool, error.replica) == ("unknown_pool", "queue", "chat", "r9")
-    assert (error.retriable, error.engine_fault) == (False, False)
+def run(binding: Binding) -> None:
+    """Let one task more run there."""
+    binding.leases.add(object())  # type: ignore[arg-type]
 
 
-@virtual
-async def test_picking_spreads_running_tasks():
-    """Tasks that run at the same time are spread evenly, and a replica whose stream ended is picked again."""
-    adapters = [Words(), Words(), Words()]
-    async with host_of(*adapters) as host:
-        streams = [await host.submit("pool", task()) for _ in range(6)]
-        spread = [adapter.begun for adapter in adapters]
-        await streams[4].aclose()
-        again = await host.submit("pool", task())
-        for stream in (*streams, again):
-            await stream.aclose()
+# --- least in flight
 
-    assert spread == [2, 2, 2]
-    assert again.replica == "pool/1"
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, 1, 2, 4])), min_size=1, max_size=8))
+def test_the_least_in_flight_for_its_slots(replicas: list[tuple[int, int | None]]):
+    """Of few replicas none has less to do, for each of its slots, than the one that is picked."""
+    pool = pool_of(*(bound(str(i), flights, slots=slots) for i, (flights, slots) in enumerate(replicas)))
+    loads = [flights / (slots or 1) for flights, slots in replicas]
+    picked = least_in_flight(pool, NOW)
+
+    assert loads[int(id_of(picked) or -1)] == min(loads)
+
+
+def test_equals_take_turns():
+    """Replicas that have the same to do are picked in turn, each as often as the others."""
+    pool = many(5)
+    picked = [id_of(least_in_flight(pool, NOW)) for _ in range(50)]
+
+    assert collections.Counter(picked) == dict.fromkeys("01234", 10)
+    assert all(set(picked[i : i + 5]) == set("01234") for i in range(0, 50, 5))
+
+
+def test_a_busy_replica_counts_as_one_slot_fuller():
+    """An engine that says tasks wait in it is picked only where the others have their slots' worth more to do."""
+    calm, busy = bound("calm", 1, slots=2), bound("busy", 0, slots=2)
+    busy.gate.health.saw(BUSY)
+    pool = pool_of(calm, busy)
+    assert {id_of(least_in_flight(pool, NOW)) for _ in range(4)} == {"calm"}
+
+    for _ in range(2):
+        run(calm)
+    assert {id_of(least_in_flight(pool, NOW)) for _ in range(4)} == {"busy"}
+
+
+def test_the_reasons():
+    """Each pick says why, in words for people."""
+    only, few, lots = many(1), many(2), many(9)
+
+    assert least_in_flight(only, NOW) == (only.order[0], "the only replica")
+    assert [pick.why for pool in (few, lots) if (pick := least_in_flight(pool, NOW))] == [
+        "least in flight",
+        "fewer in flight of two drawn",
+    ]
+
+
+def _close(binding: Binding, how: str) -> None:
+    """Make it refuse."""
+    match how:
+        case "draining":
+            binding.gate.draining = True
+        case "down":
+            binding.gate.health.saw(DOWN)
+            binding.gate.health.saw(DOWN)
+        case "loading":
+            binding.gate.health.saw(LOADING)
+        case "open":
+            trip(binding)
+        case "paused":
+            binding.gate.paused_until = 1.0
+        case "full":
+            binding.gate.limit = len(binding.leases)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize("how", ["draining", "down", "loading", "open", "paused", "full"])
+def test_who_refuses_is_not_picked(how: str, count: int):
+    """A replica that refuses, for whichever reason, is not picked though it has the least to do."""
+    pool = many(count, flights=1)
+    for binding in pool.order[1:]:
+        _close(binding, how)
+    run(pool.order[0])
+
+    assert {id_of(pick(pool, task(), NOW)) for _ in range(20)} == {"0"}
+    _close(pool.order[0], how)
+    assert pick(pool, task(), NOW) is None
+
+
+def test_who_was_tried_is_left_out():
+    """What an attempt leaves out is not picked, in a small pool, in a large one, nor by a session."""
+    for count in (3, 30):
+        pool = many(count)
+        look = Look(0.0, without=pool.order[1:])
+
+        assert {id_of(pick(pool, task(session_id="s"), look)) for _ in range(10)} == {"0"}
+        assert pick(pool, task(session_id="s"), Look(0.0, without=pool.order)) is None
+
+
+def test_two_draws_spread_the_load():
+    """In a large pool two draws keep the fullest replica close to the average (power of two choices)."""
+    seed = random.randrange(2**32)
+    rng = random.Random(seed)
+    pool = many(100)
+    for _ in range(2000):
+        picked = least_in_flight(pool, Look(0.0, chance=rng.random))
+        assert picked is not None
+        run(picked.binding)
+    fullest = max(len(binding.leases) for binding in pool.order)
+    print(f"seed {seed}: 2000 tasks on 100 replicas, the fullest has {fullest}")
+
+    assert fullest <= 20 + 5
+
+
+# --- the price of a pick
+
+
+class Counted(Gate):
+    """Counts how often it is looked at."""
+
+    __slots__ = ()
+    looks = 0
+
+    def refuses(self, now: float, in_flight: int) -> Refusal | None:
+        Counted.looks += 1
+        return super().refuses(now, in_flight)
+
+
+def counted(pool: Pool, what: Callable[[], Any]) -> int:
+    """How often the pool's gates are looked at for it."""
+    for binding in pool.order:
+        binding.gate.__class__ = Counted
+    Counted.looks = 0
+    what()
+    return Counted.looks
+
+
+@pytest.mark.parametrize("request_", [task(), task(session_id="s")], ids=["no_session", "session"])
+def test_a_pick_costs_the_same_whatever_the_number(request_: TaskRequest):
+    """Battery 41: of 9, 100 or 1000 replicas a pick looks at two gates, by session at one."""
+    looks = {}
+    for count in (9, 100, 1000):
+        pool = many(count)
+        looks[count] = counted(pool, lambda pool=pool: pick(pool, request_, NOW))  # type: ignore[misc]
+    print(f"gates looked at by size of the pool: {looks}")
+
+    assert set(looks.values()) == {2 if request_.session_id is None else 1}
+
+
+def test_a_pool_that_refuses_costs_one_look_each():
+    """Battery 13: where every one of many refuses, each is looked at once, by session twice, and some drawn."""
+    pool = many(100)
+    for binding in pool.order:
+        trip(binding)
+
+    assert counted(pool, lambda: pick(pool, task(), NOW)) == 2 * 4 + 100
+    assert counted(pool, lambda: pick(pool, task(session_id="s"), NOW)) == 100 + 2 * 4 + 100
+
+
+# --- sessions
+
+
+def test_a_session_stays_where_it_is():
+    """The tasks of a session go to one replica, those of many sessions to all."""
+    pool = many(5)
+    sessions = [f"s{i}" for i in range(200)]
+    homes = {session: id_of(pick(pool, task(session_id=session), NOW)) for session in sessions}
+
+    assert all(id_of(pick(pool, task(session_id=session), NOW)) == homes[session] for session in sessions)
+    assert set(homes.values()) == set("01234")
+    assert getattr(pick(pool, task(session_id="s"), NOW), "why", "") == "session affinity"
+
+
+def test_few_sessions_move_with_the_replicas():
+    """A replica that goes takes its own sessions with it and moves no other; back again, it has them again."""
+    pool = many(5)
+    sessions = [f"s{i}" for i in range(500)]
+
+    def homes() -> dict[str, str | None]:
+        return {session: id_of(pick(pool, task(session_id=session), NOW)) for session in sessions}
+
+    before = homes()
+    gone = pool.bindings["2"]
+    pool.remove("2")
+    without = homes()
+    pool.set(gone)
+
+    assert {before[session] for session in sessions if before[session] != without[session]} == {"2"}
+    assert homes() == before
+
+
+def test_a_refusing_home_lends_its_sessions():
+    """While a session's replica refuses, another one takes it, always the same; then it goes home."""
+    pool = many(5)
+    request = task(session_id="s")
+    home = pick(pool, request, NOW)
+    assert home is not None
+    home.binding.gate.paused_until = 1.0
+    away = {id_of(pick(pool, request, NOW)) for _ in range(10)}
+
+    assert len(away) == 1
+    assert away != {id_of(home)}
+    assert pick(pool, request, Look(1.0)) == home
+
+
+def test_one_session_does_not_drown_its_replica():
+    """Bounded load: a replica never has more than 1.25 times the average in flight, and two, for its sessions."""
+    pool = many(4)
+    request = task(session_id="s")
+    for number in range(200):
+        pool.live.add(number)
+        picked = pick(pool, request, NOW)
+        assert picked is not None
+        assert len(picked.binding.leases) <= 1.25 * len(pool.live) / 4 + 1
+        run(picked.binding)
+    loads = sorted(len(binding.leases) for binding in pool.order)
+    print(f"one session's 200 tasks on 4 replicas: {loads}")
+
+    assert loads[-1] <= 1.25 * 50 + 2
+    assert loads[0] > 0
+
+
+def test_without_affinity():
+    """A pool whose policy says so knows no sessions, and one of a single replica needs not to."""
+    pool = pool_of(*(bound(str(i)) for i in range(3)), policy=PoolPolicy(affinity=False))
+
+    assert {id_of(pick(pool, task(session_id="s"), NOW)) for _ in range(3)} == set("012")
+    assert getattr(pick(many(1), task(session_id="s"), NOW), "why", "") == "the only replica"
+
+
+# --- policies of plugins
+
+
+def test_a_policy_sees_who_takes_it():
+    """A plugin's policy is shown the replicas that take the task, in their order, and what they have to do."""
+    shown: list[tuple[ReplicaView, ...]] = []
+
+    def last(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
+        shown.append(replicas)
+        return replicas[-1].replica_id
+
+    busy, full = bound("busy", 2, slots=4), bound("full", limit=0)
+    busy.gate.health.saw(BUSY)
+    pool = pool_of(bound("a"), full, busy, policy=PoolPolicy(route="last"))
+
+    assert by_policy(last, pool, task(), NOW) == (busy, "policy last")
+    assert shown == [(ReplicaView("a", 0, None), ReplicaView("busy", 2, 4, busy=True))]
+    assert by_policy(last, pool_of(full), task(), NOW) is None
+    assert len(shown) == 1
+    assert by_policy(lambda *_: None, pool, task(), NOW) is None
+    with pytest.raises(KeyError):
+        by_policy(lambda *_: "full", pool, task(), NOW)

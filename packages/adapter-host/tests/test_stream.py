@@ -71,7 +71,7 @@ async def test_collect_gives_the_whole():
     async with host_of(Scripted(*script)) as host:
         result = await (await host.submit("pool", task())).collect()
 
-    assert result == Result("answer", "thinking", STARTED, end(5))
+    assert result == Result("answer", "thinking", STARTED, end(5), result.record)
 
 
 @virtual
@@ -80,7 +80,7 @@ async def test_collect_of_an_answer_without_tokens():
     async with host_of(Scripted(end(0))) as host:
         result = await (await host.submit("pool", task())).collect()
 
-    assert result == Result("", "", None, end(0))
+    assert result == Result("", "", None, end(0), result.record)
 
 
 @virtual
@@ -101,7 +101,7 @@ async def test_collect_of_a_cancelled_task():
         await host.cancel("pool", request.task_id)
         result = await collecting
 
-    assert result == Result("0 1 ", "", STARTED, CANCELLED)
+    assert result == Result("0 1 ", "", STARTED, CANCELLED, result.record)
 
 
 @virtual
@@ -138,7 +138,7 @@ async def test_leaving_the_block_stops_the_engine(read: int):
         left = now()
 
         assert adapter.freed == 1
-        assert host._registry.all()[0].leases == set()
+        assert not host._registry.all()[0].leases
 
         rest = await drained(stream)
 
@@ -207,7 +207,7 @@ async def test_breaking_out_of_the_loop_stops_the_engine():
         await asyncio.sleep(0.05)
 
         assert adapter.freed == 1
-        assert host._flights == {}
+        assert not host._ledger.calls()
 
     assert now() == moment(at + 0.05)
 
@@ -229,7 +229,7 @@ async def test_dropped_streams(read: int, caplog: pytest.LogCaptureFixture):
 
             assert now() == dropped
 
-        assert host._registry.all()[0].leases == set()
+        assert not host._registry.all()[0].leases
 
     assert adapter.begun == 1000
     assert caplog.messages == []

@@ -1,27 +1,43 @@
 """Discovers adapters of LLM engines, binds one per replica, and puts one behaviour around all of them."""
 
+from ._capabilities import CapabilitySnapshot, PoolCapabilities, Snapshot, capabilities_schema
 from ._config import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config
 from ._guard import PluginLimits
-from ._host import AdapterHost, CancelReceipt
+from ._hint import BatchHint
+from ._host import AdapterHost
 from ._plugins import NoAdapterError, Plugins, UnknownEngineError
+from ._policy import PoolPolicy
+from ._receipt import CancelReceipt
+from ._record import AttemptRecord, FlightRecord
+from ._report import ReloadError, ReloadReport
 from ._scan import Plugin
 from ._stream import Result, Submission, TokenStream
 
 __all__ = [
     "AdapterHost",
+    "AttemptRecord",
+    "BatchHint",
     "CancelReceipt",
+    "CapabilitySnapshot",
     "ConfigError",
+    "FlightRecord",
     "HostConfig",
     "NoAdapterError",
     "Plugin",
     "PluginLimits",
     "Plugins",
     "PluginsConfig",
+    "PoolCapabilities",
     "PoolConfig",
+    "PoolPolicy",
+    "ReloadError",
+    "ReloadReport",
     "Result",
+    "Snapshot",
     "Submission",
     "TokenStream",
     "UnknownEngineError",
+    "capabilities_schema",
     "parse_config",
     "read_config",
 ]

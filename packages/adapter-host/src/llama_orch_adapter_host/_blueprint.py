@@ -1,17 +1,55 @@
 """What a binding is made from: everything known of a replica before its adapter exists."""
 
+import hashlib
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
 
 import msgspec
-from llama_orch_adapter_api import AdapterContext, AdapterSpec, BindingInfo, Timeouts, get_logger
+from llama_orch_adapter_api import (
+    AdapterContext,
+    AdapterSpec,
+    BindingInfo,
+    PoolEvent,
+    Secret,
+    Timeouts,
+    WorkerAdapter,
+)
 
-from ._config import ConfigError, HostConfig, read_replicas
+from ._binding import Binding
+from ._config import ConfigError, HostConfig, read_replica, read_replicas
 from ._plugins import Plugins
-from ._registry import Binding
+from ._policy import PoolPolicy
 
-logger = get_logger(__name__)
+
+class Wish(NamedTuple):
+    """One replica as somebody asks for it, not read yet. What is None is taken from `like` when it is read."""
+
+    pool_id: str
+    replica_id: str
+    engine: str
+    table: Mapping[str, object]
+    timeouts: Timeouts | None = None
+    http: Mapping[str, object] | None = None
+    policy: PoolPolicy | None = None
+
+    @classmethod
+    def of(cls, event: PoolEvent) -> Self:
+        """What an orchestrator's event asks for."""
+        return cls(event.pool_id, event.replica_id, event.engine, event.replica, event.timeouts, event.http)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Pool and replica."""
+        return self.pool_id, self.replica_id
+
+    def read(self, plugins: Plugins, like: Binding | None = None) -> "Blueprint":
+        """The replica, checked, with its secrets resolved, which may read files. Raises `ConfigError`."""
+        spec = plugins.spec(self.engine)
+        config = read_replica(f"{self.pool_id}/{self.replica_id}", self.table, spec)
+        timeouts = self.timeouts or (Timeouts() if like is None else like.timeouts)
+        http = self.http if self.http is not None else {} if like is None else like.http
+        return Blueprint(spec, self.pool_id, self.replica_id, config, timeouts, http, self.policy)
 
 
 class Blueprint(NamedTuple):
@@ -23,15 +61,30 @@ class Blueprint(NamedTuple):
     config: msgspec.Struct
     timeouts: Timeouts
     http: Mapping[str, object]
+    policy: PoolPolicy | None = None  # its pool's, None to leave that as it is
 
     @property
-    def info(self) -> BindingInfo:
-        """The binding it will be, as hooks see it."""
-        return BindingInfo(self.pool_id, self.replica_id, self.spec.engine, generation=1)
+    def place(self) -> tuple[str, str]:
+        """Pool and replica, which one binding at a time may have."""
+        return self.pool_id, self.replica_id
 
-    def build(self) -> Binding:
-        """The adapter, bound. Raises `ConfigError` for whatever its factory raises."""
-        replica = f"{self.pool_id}/{self.replica_id}"
+    @property
+    def replica(self) -> str:
+        """`pool_id/replica_id`."""
+        return f"{self.pool_id}/{self.replica_id}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is built from, as a digest; secrets go in with what they are now, so that a new key is a change."""
+        parts = (self.spec.engine, self.config, self.timeouts, self.http)
+        return hashlib.sha256(msgspec.json.encode(parts, enc_hook=_inside, order="sorted")).hexdigest()
+
+    def info(self, generation: int = 1) -> BindingInfo:
+        """The binding it will be, as hooks see it."""
+        return BindingInfo(self.pool_id, self.replica_id, self.spec.engine, generation)
+
+    def build(self, narrate: Callable[[str], None]) -> WorkerAdapter:
+        """The adapter. Raises `ConfigError` for whatever its factory raises."""
         context = AdapterContext(
             pool_id=self.pool_id,
             replica_id=self.replica_id,
@@ -39,14 +92,18 @@ class Blueprint(NamedTuple):
             timeouts=self.timeouts,
             http=self.http,
             clock=time.monotonic,
-            narrate=lambda human: logger.info("%s: %s", replica, human),
+            narrate=narrate,
         )
         try:
-            adapter = self.spec.factory(context)
+            return self.spec.factory(context)
         except Exception as error:
             told = str(error) if isinstance(error, ValueError) else type(error).__name__
-            raise ConfigError([f"replica {replica}: {told}"]) from error
-        return Binding(self.info, adapter, self.timeouts)
+            raise ConfigError([f"replica {self.replica}: {told}"]) from error
+
+
+def _inside(value: object) -> str:
+    """What msgspec cannot encode, for a digest that nobody sees."""
+    return value.reveal() if isinstance(value, Secret) else repr(value)
 
 
 def read_blueprints(config: HostConfig, plugins: Plugins) -> list[Blueprint]:
@@ -57,7 +114,7 @@ def read_blueprints(config: HostConfig, plugins: Plugins) -> list[Blueprint]:
         try:
             spec = plugins.spec(pool.engine)
             blueprints += [
-                Blueprint(spec, pool_id, replica_id, replica, pool.timeouts, pool.http)
+                Blueprint(spec, pool_id, replica_id, replica, pool.timeouts, pool.http, pool.policy)
                 for replica_id, replica in read_replicas(pool_id, pool, spec).items()
             ]
         except ConfigError as error:

@@ -100,6 +100,15 @@ class Breaker:
         """Where it stands."""
         return self._circuit.state_name
 
+    def adopt(self, policy: BreakerPolicy) -> None:
+        """Go by these figures from now on. Its state stays; where a figure changed, what was counted does not."""
+        if policy == self._policy:
+            return
+        self._policy = policy
+        self._circuit.threshold = policy.consecutive
+        self._window = _Window(policy)
+        self._spans = policy.spans()
+
     def admits(self, now: float) -> bool:
         """Whether `enter` would give a permit."""
         return now >= self._barred_until

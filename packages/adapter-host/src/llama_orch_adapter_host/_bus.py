@@ -1,10 +1,11 @@
 """Who is told of the host's events, and that a listener harms nobody."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from llama_orch_adapter_api import get_logger
 
-from ._events import HostEvent
+from ._events import Event, HostEvent
 
 logger = get_logger(__name__)
 
@@ -12,17 +13,48 @@ Observer = Callable[[HostEvent], None]
 """Is told of each event, in order, on the event loop: it must not block."""
 
 
+@runtime_checkable
+class Choosy(Protocol):
+    """An observer that says beforehand whether it has a use for a kind of event, so that none is made in vain."""
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether it may have, as things stand now."""
+
+
+@runtime_checkable
+class Traces(Protocol):
+    """An observer that follows tasks across processes."""
+
+    def traceparent(self, task_id: str) -> str | None:
+        """The trace context (W3C) of the task's running attempt."""
+
+
 class Bus:
     """Tells every observer of every event. One that raises is logged once, and told on."""
 
     def __init__(self) -> None:
+        self.traces: Callable[[str], str | None] | None = None  # by task id, what an engine is told of its trace
         self._observers: tuple[Observer, ...] = ()
+        self._choosy: tuple[Choosy, ...] = ()
+        self._greedy = 0  # observers that take everything
         self._complained: set[Observer] = set()
 
     def add(self, observer: Observer) -> Callable[[], None]:
-        """Tell `observer` from now on; call what is returned to end that."""
+        """Tell `observer` from now on; call what is returned to end that. One that traces names traces from now on."""
         self._observers = (*self._observers, observer)
+        self._sort()
+        if isinstance(observer, Traces):
+            self.traces = observer.traceparent
         return lambda: self._remove(observer)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody has a use for an event of this kind; the events of each task are made only then."""
+        if self._greedy:
+            return True
+        for observer in self._choosy:  # noqa: SIM110  # `any` of a generator would cost thrice as much
+            if observer.wants(kind):
+                return True
+        return False
 
     def emit(self, event: HostEvent) -> None:
         """Tell all. Never raises."""
@@ -34,6 +66,14 @@ class Bus:
 
     def _remove(self, observer: Observer) -> None:
         self._observers = tuple(each for each in self._observers if each is not observer)
+        self._sort()
+        if isinstance(observer, Traces) and self.traces == observer.traceparent:
+            self.traces = None
+
+    def _sort(self) -> None:
+        everyone: tuple[object, ...] = self._observers
+        self._choosy = tuple(each for each in everyone if isinstance(each, Choosy))
+        self._greedy = len(everyone) - len(self._choosy)
 
     def _complain(self, observer: Observer, error: Exception) -> None:
         if observer not in self._complained:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from llama_orch_adapter_api import AdapterSpec, Secret, Timeouts
 
+from ._policy import PoolPolicy
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; `problems` holds one sentence for each thing to mend."""
@@ -17,8 +19,8 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
-class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A pool: replicas of one engine that may stand in for each other.
+class PoolConfig(PoolPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A pool: replicas of one engine that may stand in for each other, and how its tasks are treated.
 
     A replica's table is its adapter's own, besides `id` (its position, from 0, where left out). `http` is handed to
     the adapter as it is.
@@ -28,6 +30,11 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     replicas: tuple[dict[str, Any], ...]
     timeouts: Timeouts = Timeouts()
     http: dict[str, Any] = {}
+
+    @property
+    def policy(self) -> PoolPolicy:
+        """How its tasks are treated, alone."""
+        return PoolPolicy(**{name: getattr(self, name) for name in PoolPolicy.__struct_fields__})
 
 
 class PluginsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

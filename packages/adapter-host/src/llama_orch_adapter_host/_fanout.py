@@ -25,6 +25,10 @@ class Fanout:
         """Whether anybody was told anything."""
         return any(listener.thread is not None for listener in self._by_name.values())
 
+    def hears(self, hook: str) -> bool:
+        """Whether anybody has this hook."""
+        return hook in self._by_hook
+
     def add(self, listener: Listener) -> None:
         """Tell this one too, from now on."""
         with self._adding:

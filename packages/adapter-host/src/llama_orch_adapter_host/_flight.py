@@ -9,8 +9,8 @@ dropped. One that hangs in its clean-up is cancelled again.
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from llama_orch_adapter_api import (
     AdapterError,
@@ -25,7 +25,7 @@ from llama_orch_adapter_api import (
     get_logger,
 )
 
-from ._registry import Binding
+from ._binding import Binding
 
 logger = get_logger(__name__)
 
@@ -43,24 +43,67 @@ def cancelled() -> End:
     return End(tokens_in=None, tokens_out=None, finish_reason="cancelled")
 
 
+class Watched(Protocol):
+    """Where flights are looked at until their adapter has let go of them."""
+
+    def discard(self, flight: "Flight") -> None:
+        """Look at this one no more."""
+
+
 class Flight:
     """A task on its replica, from the call of the adapter to its one outcome; `on_end` is called when there is one."""
 
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_cancels",
+        "_closed",
+        "_closing",
+        "_events",
+        "_gone",
+        "_kept",
+        "_loop",
+        "_next",
+        "_on_end",
+        "_passed",
+        "_seen",
+        "_sent",
+        "_silent_since",
+        "_straight",
+        "_timer",
+        "_told",
+        "_waiting",
+        "attempt",
+        "binding",
+        "committed",
+        "gone",
+        "outcome",
+        "task",
+        "untouched",
+        "watch",
+    )
+
     def __init__(
-        self, task: TaskRequest, binding: Binding, on_end: Callable[["Flight"], None], attempt: int = 1
+        self,
+        task: TaskRequest,
+        binding: Binding,
+        on_end: Callable[["Flight"], None],
+        attempt: int = 1,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.task = task
         self.attempt = attempt  # counting from 1
+        self.watch: Watched | None = None  # who looks at it now and then
         self.untouched = True  # its caller has pulled nothing yet
         self.binding = binding
         self.committed = False
         self.outcome: End | WorkerError | None = None
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._began = self._loop.time()
         self._events = _open(binding, task)
         self._next = self._events.__anext__
-        self._kept: deque[TokenEvent] = deque()  # what came up to the commit
+        self._kept: list[TokenEvent] = []  # what came up to the commit, the last one first
         self._straight = True  # nothing is kept and nothing is over: a pull goes straight to the adapter
         self._told = False
         self._waiting: asyncio.Task[object] | None = None  # the task that waits inside the adapter
@@ -68,7 +111,8 @@ class Flight:
         self._sent = 0  # how often it was cancelled by us, and is owed an uncancel
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
-        self._gone = asyncio.Event()  # the adapter has let go
+        self.gone = False  # the adapter has let go of it
+        self._gone: asyncio.Future[None] | None = None  # for who waits for that
         self._timer: asyncio.Handle | None = None  # the deadline; after an interruption, the cancellation to come
         self._passed = 0  # events passed on; the sweeper compares it with what it saw last
         self._seen = -1  # nothing it could be: the caller was not waiting
@@ -79,11 +123,6 @@ class Flight:
     def phase(self) -> Phase:
         """Where the task is: before its first token, or after it."""
         return "decode" if self.committed else "first_token"
-
-    @property
-    def gone(self) -> bool:
-        """Whether the adapter has let go of it."""
-        return self._gone.is_set()
 
     async def commit(self) -> None:
         """Wait for the first token, or for the end; what came before is kept, and pulled first.
@@ -96,7 +135,7 @@ class Flight:
             self.committed = isinstance(kept[-1], Token | End)
         if isinstance(self.outcome, End) and self.outcome.finish_reason == "cancelled":
             del kept[:-1]
-        self._kept.extend(kept)
+        self._kept = kept[::-1]
         self._straight = False
 
     async def pull(self) -> TokenEvent:
@@ -141,7 +180,17 @@ class Flight:
         if not self.gone:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_LIMIT):
-                    await self._gone.wait()
+                    await self._is_gone()
+
+    async def _is_gone(self) -> None:
+        """Wait until the adapter has let go; several may."""
+        if self._gone is None:
+            self._gone = self._loop.create_future()
+        await asyncio.shield(self._gone)
+
+    def cut(self, error: WorkerError) -> bool:
+        """End the task with an error. False where it was over already."""
+        return self.interrupt(error)
 
     def abandon(self) -> None:
         """The caller dropped the stream without closing it: what `stop` does, for those who cannot wait."""
@@ -180,7 +229,7 @@ class Flight:
         if not self._kept:
             return await self._tell()
         self.untouched = False
-        event = self._kept.popleft()
+        event = self._kept.pop()
         self._straight = not self._kept and self.outcome is None
         return event
 
@@ -260,7 +309,11 @@ class Flight:
         """The adapter's iterator is closed, or as closed as it will ever be."""
         from_outside = self._take_back(error, task)
         self.binding.leases.discard(self)
-        self._gone.set()
+        if self.watch is not None:
+            self.watch.discard(self)
+        self.gone = True
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
         if from_outside is not None:
             raise from_outside
         if error is not None:

@@ -1,16 +1,17 @@
 """`AdapterHost`, the facade: everything an orchestrator calls."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, Self, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Self, TypeVar
 
-import msgspec
 from llama_orch_adapter_api import (
-    AdapterError,
     BindingInfo,
     DeadlineUnmet,
     PoolUnavailable,
+    RoutePolicy,
     TaskRequest,
     Timeouts,
     WorkerAdapter,
@@ -19,20 +20,38 @@ from llama_orch_adapter_api import (
     WorkerProps,
 )
 
-from ._blueprint import Blueprint, raise_all, read_blueprints
-from ._config import ConfigError, HostConfig, read_config, read_replica
-from ._flight import Flight, cancelled
+from ._attempts import Attempts
+from ._binding import Binding
+from ._blueprint import Blueprint, Wish, raise_all, read_blueprints
+from ._bus import Bus, Observer
+from ._call import Call
+from ._capabilities import CapabilitySnapshot, PoolCapabilities
+from ._changes import Changes
+from ._config import ConfigError, HostConfig
+from ._confirm import confirmed
+from ._disconnect import Client, gone
+from ._events import HostStopped, HostStopping
+from ._file import ConfigFile
+from ._fleet import Fleet
+from ._flight import cancelled
+from ._ledger import Ledger
 from ._plugins import Plugins
-from ._probe import farewell, probe
-from ._registry import Binding, Registry
-from ._routes import pick
-from ._stream import Submission, TokenStream
+from ._policy import PoolPolicy
+from ._probe import probe
+from ._receipt import CancelReceipt
+from ._record import FlightRecord
+from ._relay import Relay
+from ._reload import Reloads
+from ._router import Router
+from ._stream import Grounded, Submission, TokenStream
+from ._triggers import Trigger
 from ._watch import Watch
+from .observe import Narrator
 
 T = TypeVar("T")
 
-_REMEMBERED = 4096
-"""Task ids that a cancel can still tell from unknown ones."""
+_CLOCK_GRAIN = 1e-6
+"""Seconds that a sum of moments may be off."""
 
 _DRAIN_LOOK = 0.05
 """Seconds between two looks at the streams that are drained."""
@@ -41,14 +60,7 @@ _LAST_WORDS = 1.0
 """Seconds that plugins may take, when the host ends, for what they were told last."""
 
 
-class CancelReceipt(msgspec.Struct, frozen=True):
-    """What a cancel found. `phase` is where the task was, None unless it was cancelled now."""
-
-    outcome: Literal["cancelled", "already_done", "unknown"]
-    phase: str | None = None
-
-
-class AdapterHost:
+class AdapterHost(Changes):
     """Finds adapters, binds one per replica, and puts one behaviour around all of them. One per event loop.
 
     Use it as `async with AdapterHost.from_config("pools.toml") as host:`; leaving the block ends every stream.
@@ -56,21 +68,28 @@ class AdapterHost:
 
     def __init__(self, config: HostConfig | None = None, plugins: Plugins | None = None) -> None:
         self._read: Callable[[], HostConfig | None] = lambda: config
+        self._file: ConfigFile | None = None
         self._plugins = plugins
+        self._relay: Relay | None = None
         self._owns_plugins = plugins is None
-        self._registry = Registry()
-        self._flights: dict[str, Flight] = {}
-        self._ended: dict[str, None] = {}  # the latest task ids that are over, oldest first
+        self._bus = Bus()
+        self._bus.add(Narrator())
+        self._fleet = Fleet(lambda: self.plugins, self._bus)
+        self._reloads = Reloads(self._fleet, self._bus, lambda: self.plugins)
+        self._triggers: list[Trigger] = []
+        self._registry = self._fleet.registry
+        self._router = Router(self._registry, self._policies, self._bus)
+        self._ledger = Ledger()
         self._watch = Watch()
-        self._orphans: list[Binding] = []  # built beside one that failed, so never bound, yet to be closed
-        self._errands: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
         self._stopping = False
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], plugins: Plugins | None = None) -> Self:
         """A host that reads a TOML file and binds its pools when it is entered, which then raises `ConfigError`."""
         host = cls(plugins=plugins)
-        host._read = lambda: read_config(path)  # its own
+        host._file = file = ConfigFile(Path(path))  # its own
+        host._read = file.read
         return host
 
     @property
@@ -81,13 +100,29 @@ class AdapterHost:
         """
         if self._plugins is None:
             lists = (self._read() or HostConfig({})).plugins
-            self._plugins = Plugins.installed(allow=lists.allow, block=lists.block)
+            self._plugins = Plugins(allow=lists.allow, block=lists.block)
+            self._relay = Relay(self._plugins, self._bus)
+            self._plugins.load()
+        elif self._relay is None:
+            self._relay = Relay(self._plugins, self._bus)
         return self._plugins
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` of every event from now on; call what is returned to end that.
+
+        It is called on the event loop and must not block. One with a method `traceparent(task_id)`, as `Tracing` has,
+        also names the trace that engines are told.
+        """
+        return self._bus.add(observer)
 
     async def __aenter__(self) -> Self:
         try:
             blueprints = await asyncio.to_thread(self._blueprints)  # imports packages, reads files
             self._build(blueprints)
+            if self._relay is not None:
+                self._relay.loop = asyncio.get_running_loop()
+            for binding in self._registry.all():
+                self._fleet.watch(binding)
         except BaseException:
             await self.aclose(drain=0)
             raise
@@ -107,17 +142,17 @@ class AdapterHost:
         replica_id: str = "0",
         timeouts: Timeouts | None = None,
         http: Mapping[str, object] | None = None,
+        policy: PoolPolicy | None = None,
     ) -> BindingInfo:
         """Bind one replica: `replica` is its adapter's own table, as in a config. Nothing is sent to the engine yet.
 
-        Raises `ConfigError`, `PoolUnavailable` (draining) where the host is stopping.
+        `policy` is its pool's from now on; None leaves that as it is. Raises `ConfigError`, and `PoolUnavailable`
+        (draining) where the host is stopping.
         """
         self._check_open(pool_id)
-        spec = self.plugins.spec(engine)
-        config = read_replica(f"{pool_id}/{replica_id}", replica, spec)
-        blueprint = Blueprint(spec, pool_id, replica_id, config, timeouts or Timeouts(), http or {})
-        self._build([blueprint])
-        return blueprint.info
+        wish = Wish(pool_id, replica_id, engine, replica, timeouts, http, policy)
+        (binding,) = self._build([wish.read(self.plugins)])
+        return binding.info
 
     def pools(self) -> tuple[str, ...]:
         """The pools with something bound, in the order they were bound."""
@@ -132,15 +167,59 @@ class AdapterHost:
         """
         return Submission(lambda: self._submit(pool_id, task))
 
+    async def _submit(self, pool_id: str, task: TaskRequest) -> TokenStream:
+        """The whole life of a call: admit → retry → route → breaker → adapter → first token."""
+        call = self._admit(pool_id, task)
+        with call:
+            async for attempt in Attempts(call, self._router):
+                with attempt:
+                    now = call.now()
+                    picked = self._router.route(call.pool, task, attempt.look(now))
+                    _check_useful(picked.binding, call, now)
+                    self._fleet.advise(picked.binding, call)
+                    permit = picked.binding.gate.enter(now)
+                    flight = call.board(picked, permit, attempt.backoff)
+                    self._watch.add(flight)
+                    await flight.commit()
+                    call.committed()
+                    return TokenStream(call, flight)
+        return TokenStream(call, Grounded())  # cancelled in a back-off
+
     async def cancel(self, pool_id: str, task_id: str) -> CancelReceipt:
         """Stop a task; after the answer not one token of it is delivered. Never raises."""
-        flight = self._flights.get(task_id)
-        if flight is None or flight.binding.info.pool_id != pool_id:
-            return CancelReceipt("already_done" if task_id in self._ended else "unknown")
-        phase = flight.phase
-        flight.interrupt(cancelled())
-        self._confirm(flight.binding, task_id)
-        return CancelReceipt("cancelled", phase)
+        call = self._ledger.live(task_id)
+        if call is None or call.pool.id != pool_id:
+            past = self._ledger.record(task_id)
+            return CancelReceipt("unknown" if past is None or past.pool_id != pool_id else "already_done")
+        phase, binding = call.phase, call.boarded
+        call.interrupt(cancelled())
+        if binding is None or type(binding.adapter).cancel is WorkerAdapter.cancel:
+            return CancelReceipt("cancelled", phase)
+        return CancelReceipt("cancelled", phase, self._fleet.errand(confirmed(binding, call, self._fleet.cache)))
+
+    @contextlib.asynccontextmanager
+    async def cancel_on_disconnect(self, client: Client, pool_id: str, task_id: str) -> AsyncIterator[None]:
+        """Within the block, cancel the task as soon as the client of a web server is gone, wherever the task is then.
+
+        `client` is a request of an aiohttp server, of Starlette or FastAPI, or ASGI's `receive`. Enter it before
+        `submit`, which may wait long for the first token.
+        """
+        watching = asyncio.get_running_loop().create_task(self._cancel_when_gone(client, pool_id, task_id))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    async def _cancel_when_gone(self, client: Client, pool_id: str, task_id: str) -> None:
+        await gone(client)
+        while (await self.cancel(pool_id, task_id)).outcome == "unknown":  # noqa: ASYNC110  # not submitted yet
+            await asyncio.sleep(_DRAIN_LOOK)
+
+    def explain(self, task_id: str) -> FlightRecord | None:
+        """Which replicas a task was sent to, why, and what each answered; None for one that is unknown or long gone."""
+        return self._ledger.record(task_id)
 
     # --- looking at a pool
 
@@ -152,6 +231,15 @@ class AdapterHost:
         """Capacity and capabilities by replica_id, or why they are not known. Raises `PoolUnavailable`."""
         return await self._ask(pool_id, lambda adapter: adapter.props(), lambda error: error)
 
+    def capabilities(self) -> CapabilitySnapshot:
+        """What every replica of every pool can do, as it was last seen. Asks no engine."""
+        return CapabilitySnapshot(
+            {
+                pool.id: PoolCapabilities({name: self._fleet.cache.of(bound) for name, bound in pool.bindings.items()})
+                for pool in self._registry.pools()
+            }
+        )
+
     # --- the end
 
     async def aclose(self, drain: float | None = None) -> None:
@@ -162,52 +250,41 @@ class AdapterHost:
         if self._stopping:
             return
         self._stopping = True
+        began = asyncio.get_running_loop().time()
+        self._bus.emit(HostStopping(flights=len(self._ledger)))
+        for trigger in self._triggers:
+            trigger.close()
+        self._reloads.close()
         for binding in self._registry.all():
-            self.plugins.notify("llama_orch_on_drain", binding.info)
+            self._fleet.refuse(binding, drain)
         try:
             await self._drain(drain)
         finally:  # who is tired of draining still leaves nothing open
-            bindings = self._registry.all()
-            for errand in tuple(self._errands):
-                errand.cancel()
-            await asyncio.gather(*(lease.stop() for binding in bindings for lease in binding.leases))
+            leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
+            await asyncio.gather(*(lease.stop() for lease in leases))
             self._watch.close()
-            built = [*bindings, *self._orphans]
-            await asyncio.gather(
-                *(farewell(binding, "closing the adapter", binding.adapter.aclose) for binding in built)
-            )
-            for binding in bindings:
-                self.plugins.notify("llama_orch_on_unbind", binding.info)
+            await self._fleet.close()
+            self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
             if self._plugins is not None and self._plugins.listening:
                 leave = self._plugins.close if self._owns_plugins else self._plugins.settle
                 await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
 
-    async def _submit(self, pool_id: str, task: TaskRequest) -> TokenStream:
-        """The whole life of a call: admit → route → adapter → first token."""
-        deadline = self._admit(pool_id, task)
-        binding = pick(pool_id, self._registry.pool(pool_id), task)
-        _check_useful(binding, task)
-        flight = Flight(task, binding, self._landed)
-        self._flights[task.task_id] = flight
-        self._watch.add(flight)
-        if deadline is not None:
-            flight.arm(deadline)
-        await flight.commit()
-        return TokenStream(flight)
+    # --- inside
 
-    def _admit(self, pool_id: str, task: TaskRequest) -> float | None:
-        """The task's deadline, a moment on the loop's clock. Raises what forbids the task before an engine is asked."""
+    def _admit(self, pool_id: str, task: TaskRequest) -> Call:
+        """The task, taken in. Raises what forbids it before an engine is asked."""
         self._check_open(pool_id)
-        if task.task_id in self._flights:
-            raise AdapterError(
-                f"task {task.task_id} is running already · wait for it, or leave task_id out to have one made",
-                detail="duplicate_task",
-                phase="queue",
-                pool=pool_id,
-            )
-        if task.deadline_ms is None:
-            return None
-        return asyncio.get_running_loop().time() + task.deadline_ms / 1000
+        self._ledger.check(pool_id, task)
+        pool = self._registry.pool(pool_id)
+        pool.budget.earn()
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+        call = Call(task, pool, self._bus, self._ledger.end, self._fleet.hurry, loop=self._loop)
+        self._ledger.begin(call)
+        return call
+
+    def _policies(self) -> Mapping[str, RoutePolicy]:
+        return self.plugins.routes()
 
     def _check_open(self, pool_id: str) -> None:
         if self._stopping:
@@ -215,73 +292,53 @@ class AdapterHost:
                 "this host is stopping · use another one", detail="draining", phase="queue", pool=pool_id
             )
 
-    def _landed(self, flight: Flight) -> None:
-        """A flight has its outcome."""
-        task_id = flight.task.task_id
-        self._flights.pop(task_id, None)
-        self._ended[task_id] = None
-        if len(self._ended) > _REMEMBERED:
-            del self._ended[next(iter(self._ended))]
-
     async def _ask(
         self, pool_id: str, ask: Callable[[WorkerAdapter], Awaitable[T]], failed: Callable[[WorkerError], T]
     ) -> dict[str, T]:
         """Ask every replica of a pool at once; what an adapter raises is answered for it by `failed`."""
         self._check_open(pool_id)
-        pool = dict(self._registry.pool(pool_id))  # a replica bound meanwhile is not asked
+        pool = dict(self._registry.pool(pool_id).bindings)  # a replica bound meanwhile is not asked
         answers = await asyncio.gather(*(probe(binding, ask, failed) for binding in pool.values()))
         return dict(zip(pool, answers, strict=True))
 
     def _blueprints(self) -> list[Blueprint]:
-        plugins = self.plugins  # found here, where waiting for them is no harm
-        config = self._read()
+        plugins, config = self.plugins, self._read()  # found in any case: a later `bind` may not block the loop
         return read_blueprints(config, plugins) if config is not None else []
 
-    def _build(self, blueprints: list[Blueprint]) -> None:
+    def _build(self, blueprints: list[Blueprint]) -> list[Binding]:
         """Bind them all or, with every problem told, none."""
         bindings: list[Binding] = []
         problems: list[ConfigError] = []
         for blueprint in blueprints:
-            self._registry.check_free(blueprint.info)
+            self._registry.check_free(blueprint.info())
         for blueprint in blueprints:
-            self.plugins.notify("llama_orch_on_preload", blueprint.info)
             try:
-                bindings.append(blueprint.build())
+                bindings.append(self._fleet.build(blueprint))
             except ConfigError as error:
                 problems.append(error)
-        if problems:
-            self._orphans += bindings
-            raise_all(problems)
-        for binding in bindings:
-            self._registry.add(binding)
-            self.plugins.notify("llama_orch_on_bind", binding.info)
-
-    def _confirm(self, binding: Binding, task_id: str) -> None:
-        """Let an adapter that has more to do for a cancel than closing the stream do it, in the background."""
-        if type(binding.adapter).cancel is WorkerAdapter.cancel:
-            return
-        say = farewell(binding, "cancel()", lambda: binding.adapter.cancel(task_id))
-        errand = asyncio.get_running_loop().create_task(say)
-        self._errands.add(errand)
-        errand.add_done_callback(self._errands.discard)
+        raise_all(problems)  # what was built nevertheless is closed with the host
+        for binding, blueprint in zip(bindings, blueprints, strict=True):
+            self._fleet.seat(binding, blueprint.policy)
+        return bindings
 
     async def _drain(self, seconds: float | None) -> None:
-        """Wait for the running streams; each is ended after what its pool allows, or after `seconds`."""
+        """Wait for the running tasks; each is ended after what its pool allows, or after `seconds`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while self._flights:
+        while self._ledger:
             spent = loop.time() - began
-            for flight in tuple(self._flights.values()):
-                if spent >= (flight.binding.timeouts.drain if seconds is None else seconds):
-                    flight.interrupt(cancelled())
-            await asyncio.sleep(_DRAIN_LOOK if self._flights else 0)
+            for call in self._ledger.calls():
+                limit = call.binding.timeouts.drain if seconds is None and call.binding is not None else seconds or 0.0
+                if spent >= limit:
+                    call.interrupt(cancelled())
+            await asyncio.sleep(_DRAIN_LOOK if self._ledger else 0)
 
 
-def _check_useful(binding: Binding, task: TaskRequest) -> None:
+def _check_useful(binding: Binding, call: Call, now: float) -> None:
     """Refuse a task whose deadline leaves no time for an answer."""
-    if task.deadline_ms is not None and task.deadline_ms / 1000 < binding.timeouts.min_useful:
+    if call.left(now) < binding.timeouts.min_useful - _CLOCK_GRAIN:
         raise DeadlineUnmet(
-            f"the deadline of {task.deadline_ms} ms is shorter than timeouts.min_useful, "
+            f"the deadline of {call.task.deadline_ms} ms leaves less than timeouts.min_useful, "
             f"{binding.timeouts.min_useful:g} s · {binding.replica} · allow more time",
             detail="queue",
             phase="queue",

@@ -5,15 +5,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pluggy
-from llama_orch_adapter_api import PROJECT, AdapterSpec, HookSpecs
+from llama_orch_adapter_api import PROJECT, AdapterSpec, HookSpecs, RoutePolicy
 
 from ._guard import Misbehaved
 
 Hook = Callable[[object], object]
 """A lifecycle hook of a plugin: takes the binding or the event."""
-
-Policy = Callable[..., object]
-"""A routing policy."""
 
 LIFECYCLE = frozenset(hook for hook in vars(HookSpecs) if hook.startswith("llama_orch_on_"))
 """The hooks that tell of something."""
@@ -23,7 +20,7 @@ class Offer(NamedTuple):
     """All that one plugin registered, and its lifecycle hooks by name."""
 
     specs: tuple[AdapterSpec, ...]
-    routes: tuple[tuple[str, Policy], ...]
+    routes: tuple[tuple[str, RoutePolicy], ...]
     hooks: dict[str, tuple[Hook, ...]]
 
 
@@ -40,7 +37,7 @@ def offer_of(plugin: object, name: str) -> Offer:
         for impl in impls:
             _check(hook, impl)
     specs: list[AdapterSpec] = []
-    routes: list[tuple[str, Policy]] = []
+    routes: list[tuple[str, RoutePolicy]] = []
     for impl in found.get("llama_orch_register_adapters", ()):
         _ask(impl, specs.append)
     for impl in found.get("llama_orch_register_routes", ()):

@@ -1,5 +1,6 @@
 """Which adapters are at hand. The host walks the entry points itself, so that one bad package harms no other."""
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -8,14 +9,14 @@ from importlib.metadata import EntryPoint
 from typing import Self
 
 import msgspec
-from llama_orch_adapter_api import API_VERSION, AdapterSpec, get_logger
+from llama_orch_adapter_api import API_VERSION, AdapterSpec, RoutePolicy, get_logger
 
 from ._config import ConfigError, PluginsConfig
 from ._fanout import Fanout
 from ._guard import Hung, Misbehaved, PluginLimits, guarded, told
 from ._listener import Listener
-from ._offer import Offer, Policy, offer_of
-from ._scan import Plugin, State, scan
+from ._offer import Offer, offer_of
+from ._scan import AS_WANTED, Plugin, State, scan
 
 logger = get_logger(__name__)
 
@@ -50,7 +51,7 @@ class Plugins:
         self._limits = limits or PluginLimits()
         self._clock = clock
         self._specs: dict[str, AdapterSpec] = {}
-        self._routes: dict[str, Policy] = {}
+        self._routes: dict[str, RoutePolicy] = {}
         self._found: list[Plugin] = []
         self._fanout = Fanout()
         self._loading = threading.Lock()
@@ -109,7 +110,7 @@ class Plugins:
         """The usable adapters by engine."""
         return dict(self._specs)
 
-    def routes(self) -> dict[str, Policy]:
+    def routes(self) -> dict[str, RoutePolicy]:
         """The usable routing policies by name."""
         return dict(self._routes)
 
@@ -128,6 +129,10 @@ class Plugins:
     def notify(self, hook: str, payload: object) -> None:
         """Tell every plugin that has this lifecycle hook, each on its own thread, in order. Never waits or raises."""
         self._fanout.notify(hook, payload)
+
+    def hears(self, hook: str) -> bool:
+        """Whether any plugin has this lifecycle hook."""
+        return self._fanout.hears(hook)
 
     @property
     def listening(self) -> bool:
@@ -173,13 +178,12 @@ class Plugins:
             return self._list(_became(plugin, state, problem))
         self._specs.update((spec.engine, spec) for spec in offer.specs)
         self._routes.update(offer.routes)
-        plugin = self._list(_became(plugin, "ready"))
         if offer.hooks:
-            at = len(self._found) - 1
+            at = len(self._found)
             self._fanout.add(
                 Listener(plugin.name, offer.hooks, lambda why: self._turn_off(at, why), self._limits, self._clock)
             )
-        return plugin
+        return self._list(_became(plugin, "ready"))
 
     def _problems(self, offer: Offer) -> Iterator[tuple[State, str]]:
         """Why an offer cannot be taken, the gravest first."""
@@ -208,13 +212,15 @@ class Plugins:
         plugin = self._found[at]
         mend = f"{why}; what it registered serves on. Update or remove {plugin.origin} and start again"
         self._found[at] = plugin = _became(plugin, "hooks off", mend)
-        logger.warning("plugin %s: hooks off: %s", plugin.name, mend)
         self._tell(plugin)
 
     def _tell(self, plugin: Plugin) -> None:
-        mend = f": {plugin.mend}" if plugin.mend else ""
-        logger.info("plugin %s %s of %s is %s%s", plugin.name, plugin.version, plugin.origin, plugin.state, mend)
         if self.on_change is None:
+            mend = f": {plugin.mend}" if plugin.mend else ""
+            loud = logging.INFO if plugin.state in AS_WANTED else logging.WARNING
+            logger.log(
+                loud, "plugin %s %s of %s is %s%s", plugin.name, plugin.version, plugin.origin, plugin.state, mend
+            )
             return
         try:
             self.on_change(plugin)

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, get_logger
+from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps, get_logger
 
+from ._binding import Binding
 from ._flight import plugin_error
-from ._registry import Binding
 
 T = TypeVar("T")
 
@@ -39,10 +39,26 @@ async def probe(
     return failed(failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id))
 
 
-async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> None:
-    """Tell the adapter something whose answer changes nothing; it may take `FAREWELL_LIMIT`."""
+async def ask_health(binding: Binding) -> WorkerHealth:
+    """How the replica is; one that does not answer is `down`."""
+    return await probe(binding, lambda adapter: adapter.health(), WorkerHealth.of)
+
+
+async def ask_props(binding: Binding) -> WorkerProps | WorkerError:
+    """What the replica can do, or why it does not say."""
+    return await probe(binding, _props, lambda error: error)
+
+
+async def _props(adapter: WorkerAdapter) -> WorkerProps | WorkerError:
+    return await adapter.props()
+
+
+async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> bool:
+    """Tell the adapter something; it may take `FAREWELL_LIMIT`. Whether it did it."""
     try:
         async with asyncio.timeout(FAREWELL_LIMIT):
             await say()
     except Exception as error:  # noqa: BLE001  # as above
         logger.warning("%s: %s raised %s", binding.replica, what, type(error).__name__)
+        return False
+    return True

@@ -1,53 +1,66 @@
-"""Which adapter stands for which replica. A binding never changes: what replaces it is another one."""
+"""Which bindings stand for which pools and replicas."""
 
-from typing import Protocol
+from llama_orch_adapter_api import BindingInfo, PoolUnavailable
 
-import msgspec
-from llama_orch_adapter_api import BindingInfo, PoolUnavailable, Timeouts, WorkerAdapter
-
+from ._binding import Binding
 from ._config import ConfigError
-
-
-class Lease(Protocol):
-    """A use of a binding: as long as there is one, the adapter lives."""
-
-    async def stop(self) -> None:
-        """End it, and wait until the adapter has let go."""
-
-
-class Binding(msgspec.Struct, frozen=True, eq=False):
-    """One adapter bound to one replica. `leases` are the flights that use it now."""
-
-    info: BindingInfo
-    adapter: WorkerAdapter
-    timeouts: Timeouts
-    leases: set[Lease] = msgspec.field(default_factory=set)
-
-    @property
-    def replica(self) -> str:
-        """`pool_id/replica_id`."""
-        return f"{self.info.pool_id}/{self.info.replica_id}"
+from ._policy import PoolPolicy
+from ._pool import Pool
 
 
 class Registry:
-    """Bindings by pool and replica."""
+    """Pools by name, in the order they were bound."""
 
     def __init__(self) -> None:
-        self._pools: dict[str, dict[str, Binding]] = {}
+        self._pools: dict[str, Pool] = {}
+        self._latest: dict[tuple[str, str], int] = {}  # generations; a replica that is bound again goes on counting
 
-    def add(self, binding: Binding) -> BindingInfo:
-        """Bind a replica. Raises `ConfigError` where one of that name is bound already."""
+    def next_generation(self, pool_id: str, replica_id: str) -> int:
+        """The number of the replica's next generation, from 1; `number` takes it."""
+        return self._latest.get((pool_id, replica_id), 0) + 1
+
+    def number(self, info: BindingInfo) -> None:
+        """A generation was built, whether it will ever be bound or not: its number is taken."""
+        self._latest[info.pool_id, info.replica_id] = info.generation
+
+    def add(self, binding: Binding, policy: PoolPolicy | None = None) -> None:
+        """Bind a replica; `policy` None leaves its pool's as it is. Raises `ConfigError` where the name is taken."""
         self.check_free(binding.info)
-        self._pools.setdefault(binding.info.pool_id, {})[binding.info.replica_id] = binding
-        return binding.info
+        self.put(binding, policy)
+
+    def put(self, binding: Binding, policy: PoolPolicy | None = None) -> Binding | None:
+        """Bind a replica in the place of whatever was bound there, which is returned."""
+        pool_id = binding.info.pool_id
+        pool = self._pools.get(pool_id)
+        if pool is None:
+            pool = self._pools[pool_id] = Pool(pool_id, policy or PoolPolicy())
+        elif policy is not None:
+            pool.adopt(policy)
+        before = pool.bindings.get(binding.info.replica_id)
+        pool.set(binding)
+        return before
+
+    def remove(self, binding: Binding) -> bool:
+        """Take a binding out, and its pool with the last one. False where another stands in its place."""
+        if self.find(binding.info.pool_id, binding.info.replica_id) is not binding:
+            return False
+        pool = self._pools[binding.info.pool_id]
+        pool.remove(binding.info.replica_id)
+        if not pool.bindings:
+            del self._pools[pool.id]
+        return True
 
     def check_free(self, info: BindingInfo) -> None:
         """Raise `ConfigError` where a replica of that name is bound already."""
-        if info.replica_id in self._pools.get(info.pool_id, {}):
+        if self.find(info.pool_id, info.replica_id) is not None:
             raise ConfigError([f"replica {info.pool_id}/{info.replica_id} is bound already; give another replica_id"])
 
-    def pool(self, pool_id: str) -> dict[str, Binding]:
-        """A pool's bindings by replica. Raises `PoolUnavailable` (unknown_pool)."""
+    def get(self, pool_id: str) -> Pool | None:
+        """A pool, if something is bound in it."""
+        return self._pools.get(pool_id)
+
+    def pool(self, pool_id: str) -> Pool:
+        """A pool. Raises `PoolUnavailable` (unknown_pool)."""
         pool = self._pools.get(pool_id)
         if pool is None:
             bound = ", ".join(sorted(self._pools)) or "none"
@@ -59,10 +72,34 @@ class Registry:
             )
         return pool
 
+    def find(self, pool_id: str, replica_id: str) -> Binding | None:
+        """What is bound there, if anything is."""
+        pool = self._pools.get(pool_id)
+        return None if pool is None else pool.bindings.get(replica_id)
+
+    def binding(self, pool_id: str, replica_id: str) -> Binding:
+        """What is bound there. Raises `PoolUnavailable` (unknown_pool)."""
+        pool = self.pool(pool_id)
+        binding = pool.bindings.get(replica_id)
+        if binding is None:
+            raise PoolUnavailable(
+                f"pool {pool_id!r} has no replica {replica_id!r} (bound: {', '.join(sorted(pool.bindings))}); "
+                "name one of these, or bind it first",
+                detail="unknown_pool",
+                phase="queue",
+                pool=pool_id,
+                replica=replica_id,
+            )
+        return binding
+
     def names(self) -> tuple[str, ...]:
         """The pools."""
         return tuple(self._pools)
 
+    def pools(self) -> tuple[Pool, ...]:
+        """Every pool."""
+        return tuple(self._pools.values())
+
     def all(self) -> list[Binding]:
         """Every binding."""
-        return [binding for pool in self._pools.values() for binding in pool.values()]
+        return [binding for pool in self._pools.values() for binding in pool.order]

@@ -1,22 +1,118 @@
-"""Which replica takes a task: functions over values."""
+"""Which replica takes a task, and why: functions over values.
 
-from collections.abc import Mapping
+In this order: the replica the task is pinned to; the one its session belongs to; what the pool's policy picks among
+those that admit it. A pool of few replicas is looked at whole; of many, two are drawn, so that a pick costs the same
+whatever their number.
+"""
 
-from llama_orch_adapter_api import PoolUnavailable, TaskRequest
+import inspect
+import random
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
-from ._registry import Binding
+from llama_orch_adapter_api import ReplicaView, RoutePolicy, TaskRequest
+
+from ._binding import Binding
+from ._pool import Pool
+
+FEW = 8
+"""Replicas of which all are looked at."""
+
+_DRAWS = 4
+"""Times two are drawn before all are looked at: most of a large pool refuses."""
+
+_BOUND = 1.25
+"""A session leaves its replica when that has so many times the average in flight, and one more."""
 
 
-def pick(pool_id: str, pool: Mapping[str, Binding], task: TaskRequest) -> Binding:
-    """The replica the task is pinned to, else the one with the least in flight; the first bound wins a draw."""
-    if task.replica_id is None:
-        return min(pool.values(), key=lambda binding: len(binding.leases))
-    if task.replica_id in pool:
-        return pool[task.replica_id]
-    raise PoolUnavailable(
-        f"replica {task.replica_id!r}, which the task is pinned to, is not bound (bound: {', '.join(sorted(pool))})",
-        detail="unknown_pool",
-        phase="queue",
-        pool=pool_id,
-        replica=task.replica_id,
-    )
+class Pick(NamedTuple):
+    """A replica and why it was picked."""
+
+    binding: Binding
+    why: str
+
+
+class Look(NamedTuple):
+    """One look at a pool: `now` on the loop's clock, the replicas left out, where chance comes from."""
+
+    now: float
+    without: Collection[Binding] = ()
+    chance: Callable[[], float] = random.random
+
+
+def admits(binding: Binding, look: Look) -> bool:
+    """Whether a task may be sent there now."""
+    gate, without = binding.gate, look.without
+    return gate.refuses(look.now, len(binding.leases)) is None and (not without or binding not in without)
+
+
+def pick(pool: Pool, task: TaskRequest, look: Look) -> Pick | None:
+    """The replica for a task that is not pinned, by session or by least in flight; None where none takes it."""
+    if task.session_id is not None and pool.policy.affinity and len(pool.order) > 1:
+        binding = _of_session(pool, task.session_id, look)
+        if binding is not None:
+            return Pick(binding, "session affinity")
+    return least_in_flight(pool, look)
+
+
+def least_in_flight(pool: Pool, look: Look) -> Pick | None:
+    """The one with the least in flight for its slots; equals take turns."""
+    order = pool.order
+    if len(order) == 1:
+        return Pick(order[0], "the only replica") if admits(order[0], look) else None
+    if len(order) <= FEW:
+        pool.turn = turn = (pool.turn + 1) % len(order)
+        best = _least(order[turn:] + order[:turn], look)
+        return None if best is None else Pick(best, "least in flight")
+    for _ in range(_DRAWS):
+        best = _least([order[int(look.chance() * len(order))] for _ in "12"], look)
+        if best is not None:
+            return Pick(best, "fewer in flight of two drawn")
+    best = _least(order, look)
+    return None if best is None else Pick(best, "least in flight")
+
+
+def by_policy(policy: RoutePolicy, pool: Pool, task: TaskRequest, look: Look) -> Pick | None:
+    """What a policy of somebody else picks.
+
+    Raises whatever it raises, `KeyError` for a replica it was not shown, `TypeError` for an `async def`.
+    """
+    shown = {binding.info.replica_id: binding for binding in pool.order if admits(binding, look)}
+    if not shown:
+        return None
+    picked = policy(task, tuple(view_of(binding) for binding in shown.values()))
+    if inspect.iscoroutine(picked):
+        picked.close()
+        raise TypeError("a routing policy is a plain function")
+    return None if picked is None else Pick(shown[picked], f"policy {pool.policy.route}")
+
+
+def view_of(binding: Binding) -> ReplicaView:
+    """A replica as routing policies see it."""
+    gate = binding.gate
+    return ReplicaView(binding.info.replica_id, len(binding.leases), gate.slots, busy=gate.health.belief == "busy")
+
+
+def _load(binding: Binding) -> float:
+    load = len(binding.leases) / (binding.gate.slots or 1)
+    return load + 1 if binding.gate.health.belief == "busy" else load
+
+
+def _least(bindings: Collection[Binding], look: Look) -> Binding | None:
+    best: Binding | None = None
+    least = 0.0
+    for binding in bindings:
+        if admits(binding, look):
+            load = _load(binding)
+            if best is None or load < least:
+                best, least = binding, load
+    return best
+
+
+def _of_session(pool: Pool, session_id: str, look: Look) -> Binding | None:
+    """The first on the ring that takes it and is within the bound."""
+    most = _BOUND * len(pool.live) / len(pool.order) + 1
+    for binding in pool.ring.walk(session_id):
+        if len(binding.leases) <= most and admits(binding, look):
+            return binding
+    return None

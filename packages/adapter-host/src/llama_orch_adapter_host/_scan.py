@@ -14,6 +14,12 @@ from ._guard import told
 
 State = Literal["found", "ready", "hooks off", "broken", "hangs", "duplicate", "incompatible", "blocked"]
 
+AS_WANTED: frozenset[str] = frozenset({"found", "ready", "blocked"})
+"""States that somebody asked for."""
+
+QUARANTINED: frozenset[str] = frozenset({"broken", "hangs", "hooks off"})
+"""States of what misbehaved."""
+
 
 class Plugin(msgspec.Struct, frozen=True):
     """One entry point and what became of it. `mend` is what to do where it is not ready.

@@ -1,22 +1,25 @@
 """What a caller holds: the stream of one task, and the submission that becomes it."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Self
 
 import msgspec
 from llama_orch_adapter_api import End, Started, Token, TokenEvent
 
+from ._call import Call
 from ._flight import Flight, cancelled
+from ._hint import BatchHint, hint_for
+from ._record import FlightRecord
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A whole answer: its content, its reasoning, what the engine said of itself, and how it ended."""
+    """A whole answer: its content, its reasoning, what the engine said of itself, how it ended, and the way there."""
 
     text: str
     reasoning: str
     started: Started | None
     end: End
+    record: FlightRecord
 
 
 class TokenStream:
@@ -30,24 +33,37 @@ class TokenStream:
     - the caller leaves `async with`, calls `aclose()`, drops the stream or is cancelled itself: the engine stops.
     """
 
-    def __init__(self, flight: Flight) -> None:
+    __slots__ = ("__weakref__", "_call", "_flight", "_loop")
+
+    def __init__(self, call: Call, flight: "Flight | Grounded") -> None:
+        self._call = call
         self._flight = flight
-        self._loop = asyncio.get_running_loop()
+        self._loop = call.loop
 
     @property
     def task_id(self) -> str:
         """The id to cancel it by."""
-        return self._flight.task.task_id
+        return self._call.task.task_id
 
     @property
     def replica(self) -> str:
-        """`pool_id/replica_id` that serves it."""
-        return self._flight.binding.replica
+        """`pool_id/replica_id` that serves it, "" where it was cancelled before one did."""
+        return "" if self._call.binding is None else self._call.binding.replica
 
     @property
     def attempts(self) -> int:
         """How many times an engine was asked."""
-        return self._flight.attempt
+        return len(self.record.attempts)
+
+    @property
+    def record(self) -> FlightRecord:
+        """Which replicas it was sent to, why, and what became of it; it grows while the task runs."""
+        return self._call.record
+
+    @property
+    def batch_hint(self) -> BatchHint:
+        """How a server may join this stream's events into larger writes, for as many streams as its pool has now."""
+        return hint_for(len(self._call.pool.live))
 
     def __aiter__(self) -> Self:
         return self
@@ -73,7 +89,7 @@ class TokenStream:
                     started = event
                 case End():
                     end = event
-        return Result("".join(text), "".join(reasoning), started, end)
+        return Result("".join(text), "".join(reasoning), started, end, self.record)
 
     async def aclose(self) -> None:
         """Stop the engine if it still works on this, and let go; a second call does nothing."""
@@ -90,11 +106,35 @@ class TokenStream:
             self._loop.call_soon_threadsafe(self._flight.abandon)
 
 
+class Grounded:
+    """In the place of a flight: a task that was cancelled between two replicas. It has its end and nothing else."""
+
+    gone = True
+    untouched = True
+    _told = False
+
+    async def pull(self) -> TokenEvent:
+        """The end, once."""
+        self.untouched = False
+        if self._told:
+            raise StopAsyncIteration
+        self._told = True
+        return cancelled()
+
+    async def stop(self) -> None:
+        """Nothing runs."""
+
+    def abandon(self) -> None:
+        """Nothing runs."""
+
+
 class Submission:
     """A task about to be sent: `await` it for its stream, or enter it, which also closes the stream on leaving.
 
     Either returns at the first token (or the end), so that everything that can be retried is raised there.
     """
+
+    __slots__ = ("_run", "_stream")
 
     def __init__(self, run: Callable[[], Coroutine[Any, Any, TokenStream]]) -> None:
         self._run = run

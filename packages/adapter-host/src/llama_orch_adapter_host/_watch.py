@@ -12,14 +12,19 @@ class Watch:
     """Looks at every flight in turn while there is one."""
 
     def __init__(self) -> None:
-        self._flights: set[Flight] = set()
+        self._flights: dict[Flight, None] = {}  # in the order they came, so that a run can be replayed
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, flight: Flight) -> None:
         """Watch a flight until its adapter has let go of it."""
-        self._flights.add(flight)
+        self._flights[flight] = None
+        flight.watch = self
         if self._timer is None:
             self._arm()
+
+    def discard(self, flight: Flight) -> None:
+        """Look at this one no more."""
+        self._flights.pop(flight, None)
 
     def close(self) -> None:
         """Stop looking."""
@@ -33,7 +38,6 @@ class Watch:
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        self._flights = {flight for flight in self._flights if not flight.gone}
         for flight in tuple(self._flights):
             flight.check_silence(now)
         if self._flights:

@@ -110,7 +110,7 @@ def test_the_host():
     done = ReloadDone(added=1, rebound=0, removed=0, unchanged=0, duration=0.1)
     value = counted(
         *(done, done, ReloadFailed(problems=("x",))),
-        *(PluginChanged(**plugin, state=state) for state in ("loaded", "quarantined")),
+        *(PluginChanged(**plugin, state=state) for state in ("ready", "hooks off")),
     )
 
     assert value("reloads_total", outcome="ok") == 2

@@ -142,15 +142,15 @@ def test_long_names_leave_room(name: str):
     [
         (ended(), logging.DEBUG),
         (ended(ending="cancelled"), logging.DEBUG),
-        (failure(), logging.WARNING),
+        (failure(), logging.INFO),
         (BreakerChanged(**ONE, state="open"), logging.WARNING),
         (BreakerChanged(**ONE, state="closed"), logging.INFO),
         (HealthChanged(**ONE, was="ready", now="down"), logging.WARNING),
         (HealthChanged(**ONE, was="down", now="ready"), logging.INFO),
         (ReplicaDrained(**ONE, cut=0, duration=1.0), logging.INFO),
         (ReplicaDrained(**ONE, cut=1, duration=1.0), logging.WARNING),
-        (PluginChanged(name="p", version="1", origin="o", state="loaded"), logging.INFO),
-        (PluginChanged(name="p", version="1", origin="o", state="quarantined"), logging.WARNING),
+        (PluginChanged(name="p", version="1", origin="o", state="ready"), logging.INFO),
+        (PluginChanged(name="p", version="1", origin="o", state="hangs"), logging.WARNING),
     ],
 )
 def test_trouble_is_louder(event: HostEvent, loudness: int):

@@ -174,10 +174,10 @@ LABELS = frozenset({"pool_id", "replica_id", "engine", "stand_in"})
 
 
 def leaks(text: str) -> bool:
-    """Whether one of the halves can be read, or half of one."""
+    """Whether one of the halves can be read, or more than half of one."""
     runs = [run[at:] for run in re.findall(r"[\w+/-]{12,}", text, re.ASCII) for at in range(4)]
     decoded = b" ".join(base64.b64decode(run[: len(run) // 4 * 4].translate(str.maketrans("-_", "+/"))) for run in runs)
-    parts = [half[at : at + 6] for half in HALVES for at in range(len(half) - 5)]
+    parts = [half[at : at + 9] for half in HALVES for at in range(len(half) - 8)]  # shorter ones are in any trace id
     return any(part in text for part in parts) or any(half.encode() in decoded for half in HALVES)
 
 

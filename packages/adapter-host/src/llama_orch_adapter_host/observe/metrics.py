@@ -25,6 +25,7 @@ from .._events import (
     TaskAdmitted,
     TaskEnded,
 )
+from .._scan import QUARANTINED
 from .narration import pool_of
 from .series import HEALTH, OTHER, PHASES, PoolSeries, ReplicaSeries, error_labels, of_host, of_pools, of_replicas
 
@@ -150,7 +151,7 @@ class Metrics(Collector):
                 self._forget(replica)
 
     def _plugin(self, event: PluginChanged) -> None:
-        self._quarantines += event.state == "quarantined"
+        self._quarantines += event.state in QUARANTINED
 
     # --- who is known
 

@@ -38,6 +38,7 @@ from .._events import (
     TaskEnded,
     TaskEvent,
 )
+from .._scan import AS_WANTED
 
 LONGEST = 100
 """Characters of a line."""
@@ -55,7 +56,10 @@ def human(event: HostEvent) -> str | None:
 
 
 def level(event: HostEvent) -> int:
-    """How loud it is told: DEBUG for what every task does, WARNING for trouble, INFO for the rest of the story."""
+    """How loud it is told: DEBUG for what every task does, WARNING for a replica's trouble, INFO for the rest.
+
+    A task that fails is INFO: its caller is told, and in an outage there are thousands, where the breaker is told once.
+    """
     return LEVELS.get(type(event)) or VARYING[type(event)](event)
 
 
@@ -63,20 +67,24 @@ LEVELS: dict[type[Event], int] = {
     **dict.fromkeys((TaskAdmitted, TaskAdvised, AttemptBegun, FirstToken, EngineIdle), logging.DEBUG),
     **dict.fromkeys((ReplicaPreloading, ReplicaBound, ReplicaRebound, ReplicaDraining, ReplicaUnbound), logging.INFO),
     **dict.fromkeys(
-        (CapabilitiesChanged, AdapterSpoke, ReloadBegun, ReloadDone, HostStopping, HostStopped), logging.INFO
+        (CapabilitiesChanged, AdapterSpoke, ReloadBegun, ReloadDone, HostStopping, HostStopped, AttemptFailed),
+        logging.INFO,
     ),
-    **dict.fromkeys((AttemptFailed, AdapterBroke, ReloadFailed, RouteFailed), logging.WARNING),
+    **dict.fromkeys((AdapterBroke, ReloadFailed, RouteFailed), logging.WARNING),
 }
 """Those that are always told equally loud."""
 
 VARYING: dict[type[Event], Callable[[Any], int]] = {
-    TaskEnded: lambda event: logging.WARNING if event.ending == "failed" else logging.DEBUG,
+    TaskEnded: lambda event: logging.INFO if event.ending == "failed" else logging.DEBUG,
     ReplicaDrained: lambda event: logging.WARNING if event.cut else logging.INFO,
     HealthChanged: lambda event: logging.WARNING if event.now == "down" else logging.INFO,
     BreakerChanged: lambda event: logging.WARNING if event.state == "open" else logging.INFO,
-    PluginChanged: lambda event: logging.WARNING if event.state in {"refused", "quarantined"} else logging.INFO,
+    PluginChanged: lambda event: logging.INFO if event.state in AS_WANTED else logging.WARNING,
 }
 """Those that may be trouble."""
+
+LOUDEST: dict[type[Event], int] = {kind: logging.INFO if kind is TaskEnded else logging.WARNING for kind in VARYING}
+"""How loud each of those may be."""
 
 
 def pool_of(event: HostEvent) -> str:

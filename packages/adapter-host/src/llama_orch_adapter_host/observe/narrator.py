@@ -2,9 +2,9 @@
 
 from llama_orch_adapter_api import get_logger
 
-from .._events import HostEvent
+from .._events import Event, HostEvent
 from .fields import fields
-from .narration import LEVELS, VARYING
+from .narration import LEVELS, LOUDEST, VARYING
 
 LOGGER = "llama_orch_adapter_host.narration"
 
@@ -19,6 +19,10 @@ class Narrator:
     """
 
     __slots__ = ()
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether the log may take such an event, at the level that it is set to now."""
+        return _logger.isEnabledFor(LEVELS.get(kind) or LOUDEST[kind])
 
     def __call__(self, event: HostEvent) -> None:
         """Log it."""

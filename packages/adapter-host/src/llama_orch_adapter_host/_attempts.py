@@ -1,0 +1,124 @@
+"""The attempts of one call: each `async for` round is one, and a failure inside its block decides about the next."""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from llama_orch_adapter_api import End, WorkerError
+
+from ._binding import Binding
+from ._call import Call
+from ._gate import Refusal
+from ._outcome import Meaning, meaning_of
+from ._retry import Past, Prospect, Retry, ceilings, retry_after
+from ._router import Router
+from ._routes import Look
+
+_FRESH = Past(0)
+
+
+class Attempts:
+    """Ends where the task was interrupted between two of them; the last failure is raised by its block."""
+
+    __slots__ = ("_call", "_ceilings", "_failure", "_past", "_policy", "_retry", "_router", "_tried")
+
+    def __init__(self, call: Call, router: Router) -> None:
+        policy = call.pool.policy.retry
+        most = call.task.max_attempts
+        self._policy = policy if most is None else msgspec.structs.replace(policy, attempts=most)
+        self._call = call
+        self._router = router
+        self._tried: tuple[Binding, ...] = ()
+        self._failure: WorkerError | None = None
+        self._retry: Retry | None = None
+        self._ceilings: Iterator[float] | None = None
+        self._past = Past(0, resets=call.record.resets) if call.record.resets else _FRESH
+
+    @property
+    def backoff(self) -> float:
+        """Seconds that were waited before this attempt."""
+        return 0.0 if self._retry is None else self._retry.wait
+
+    def look(self, now: float) -> Look:
+        """The replicas as this attempt sees them: those that failed are left out, unless one may be asked again."""
+        return Look(now, () if self._retry is None or self._retry.same else self._tried)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Self:
+        call = self._call
+        if self._retry is not None:
+            if call.flight is not None:
+                await call.flight.stop()  # never two at a time
+            if self._retry.wait:
+                await call.rest(self._retry.wait)
+        if call.outcome is not None:
+            raise StopAsyncIteration
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, WorkerError):
+            return False
+        if self._call.outcome is not None:  # cancelled while the adapter let go: that it failed is told to nobody
+            return isinstance(self._call.outcome, End)
+        if len(self._call.record.attempts) == self._past.attempts + self._past.stale:  # nobody was asked
+            if self._failure is None:
+                return False
+            raise self._failure  # what became of the task says more than that nobody is left
+        self._failure = error
+        self._retry = self._judge(error)
+        return self._retry is not None
+
+    def _judge(self, error: WorkerError) -> Retry | None:
+        """How it goes on after this failure, paid for and told."""
+        call = self._call
+        failed = call.binding
+        assert failed is not None  # noqa: S101  # it was asked
+        self._tried += (failed,)
+        self._past = _after(self._past, meaning_of(error))
+        now = call.now()
+        if self._ceilings is None:
+            self._ceilings = ceilings(self._policy)
+        prospect = self._prospect(failed, error, now, next(self._ceilings))
+        retry = retry_after(error, self._past, prospect, self._policy)
+        if retry is None or not call.pool.budget.spend(retry.cost):
+            return None
+        call.failed(retry.wait)
+        return retry
+
+    def _prospect(self, failed: Binding, error: WorkerError, now: float, ceiling: float) -> Prospect:
+        call = self._call
+        return Prospect(
+            ceiling,
+            others=self._router.others(call.pool, call.task, Look(now, self._tried)),
+            same_in=_same_in(failed.gate.refuses(now, len(failed.leases)), error),
+            left=call.left(now) - failed.timeouts.min_useful,
+            usual=call.pool.first_token.p95,
+        )
+
+
+def _same_in(refusal: Refusal | None, error: WorkerError) -> float:
+    """Seconds until the replica that failed may be asked again: only a pause ends by itself."""
+    if refusal is None or refusal.why == "paused":
+        return 0.0 if refusal is None else refusal.again_in
+    if refusal.why == "loading" and error.retry_after is not None:
+        return error.retry_after
+    return float("inf")
+
+
+def _after(past: Past, meaning: Meaning) -> Past:
+    if meaning.outcome == "stale":
+        return past._replace(stale=past.stale + 1)
+    return Past(
+        past.attempts + 1,
+        past.stale,
+        past.resets + meaning.resets,
+        past.once + (meaning.again == "other_once"),
+    )

@@ -1,0 +1,255 @@
+"""One task from its admission to its one outcome, over all its attempts."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from llama_orch_adapter_api import BindingInfo, End, InternalError, Phase, TaskRequest, WorkerError
+
+from ._binding import Binding
+from ._breaker import Permit
+from ._bus import Bus
+from ._flight import Flight, cancelled
+from ._outcome import EFFECTS, meaning_of
+from ._pool import Pool
+from ._record import AttemptRecord, FlightRecord
+from ._routes import Pick
+from ._teller import Teller
+
+
+class Call:
+    """What the host knows of a task.
+
+    `on_over` is called when it has its outcome, `on_push_back` when a replica loads its model or is full. As a block
+    it ends the task with whatever is raised inside; a flight that was committed in it outlives the block.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_alarm",
+        "_began",
+        "_bus",
+        "_deadline",
+        "_on_over",
+        "_on_push_back",
+        "_seat",
+        "_stale_before",
+        "_tell",
+        "binding",
+        "flight",
+        "loop",
+        "outcome",
+        "pool",
+        "record",
+        "task",
+    )
+
+    def __init__(
+        self,
+        task: TaskRequest,
+        pool: Pool,
+        bus: Bus,
+        on_over: Callable[["Call"], None],
+        on_push_back: Callable[[Binding], None],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.task = task
+        self.pool = pool
+        self.flight: Flight | None = None
+        self.binding: Binding | None = None  # the latest one that was asked
+        self.outcome: End | WorkerError | None = None
+        self.record = FlightRecord(
+            task_id=task.task_id,
+            pool_id=pool.id,
+            admitted_at=time.time(),
+            session_id=task.session_id,
+            correlation_id=task.correlation_id,
+        )
+        self._tell = Teller(bus)
+        self._bus = bus
+        self._on_over = on_over
+        self._on_push_back = on_push_back
+        self.loop = loop or asyncio.get_running_loop()
+        self._began = self.loop.time()
+        self._deadline = None if task.deadline_ms is None else self._began + task.deadline_ms / 1000
+        self._seat: _Seat | None = None  # of the attempt that runs
+        self._stale_before = False
+        self._alarm: asyncio.Future[None] | None = None  # ends a back-off before its time
+        pool.live.add(self)
+        self._tell.admitted(task, self.record)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the task is; in a back-off it waits as in a queue."""
+        return "queue" if self._seat is None or self.flight is None else self.flight.phase
+
+    @property
+    def boarded(self) -> Binding | None:
+        """The replica that has the task now."""
+        return None if self._seat is None else self._seat.binding
+
+    def now(self) -> float:
+        """The loop's clock."""
+        return self.loop.time()
+
+    def left(self, now: float) -> float:
+        """Seconds until its deadline, infinite without one."""
+        return float("inf") if self._deadline is None else self._deadline - now
+
+    def board(self, pick: Pick, permit: Permit, backoff: float) -> Flight:
+        """Call the picked replica's adapter. Raises what that raises at once."""
+        self.binding = binding = pick.binding
+        info, began = binding.info, self.loop.time()
+        record = AttemptRecord(
+            replica=binding.replica,
+            engine=info.engine,
+            generation=info.generation,
+            why=pick.why,
+            in_flight=len(binding.leases),
+            began_after=began - self._began,
+            backoff=backoff,
+        )
+        self._seat = _Seat(binding, permit, began, record)
+        self.record.attempts.append(record)
+        self._tell.begun(self.record, info)
+        try:
+            self.flight = Flight(self._traced(), binding, self._landed, len(self.record.attempts), self.loop)
+        except WorkerError as error:
+            self._unseat(error)
+            raise
+        if self._deadline is not None:
+            self.flight.arm(self._deadline)
+        return self.flight
+
+    def _traced(self) -> TaskRequest:
+        """The task as the engine gets it, in the trace of this attempt."""
+        trace = None if self._bus.traces is None else self._bus.traces(self.task.task_id)
+        return self.task if trace is None else msgspec.structs.replace(self.task, traceparent=trace)
+
+    def advised(self, info: BindingInfo, advice: str) -> None:
+        """The adapter of a replica that it is about to be sent to has advice, told once."""
+        if advice not in self.record.advice:
+            self.record.advice = (*self.record.advice, advice)
+            self._tell.advised(self.record, info, advice)
+
+    def committed(self) -> None:
+        """The first token is in: from now on the task is never sent again."""
+        seat = self._seat
+        if seat is None:  # it ended without one
+            return
+        now = self.loop.time()
+        took = seat.record.first_token = now - seat.began
+        seat.binding.gate.breaker.first_token(seat.permit, now)
+        self.pool.first_token.add(took)
+        self._tell.first_token(self.record, seat.binding.info, took, now - self._began)
+
+    def failed(self, backoff: float) -> None:
+        """The latest attempt failed, and another one follows after `backoff` seconds."""
+        assert self.binding is not None  # noqa: S101  # an attempt failed there
+        self._tell.failed(self.record, self.binding.info, backoff)
+
+    def idle(self, info: BindingInfo, duration: float) -> None:
+        """The engine was idle so many seconds after the task was cancelled."""
+        self._tell.idle(self.record, info, duration)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait between two attempts; an interruption ends it at once, and one before it leaves nothing to wait for."""
+        if self.outcome is not None:
+            return
+        self._alarm = self.loop.create_future()
+        timer = self.loop.call_later(seconds, _ring, self._alarm)
+        try:
+            await self._alarm
+        finally:
+            timer.cancel()
+            self._alarm = None
+
+    def interrupt(self, outcome: End | WorkerError) -> bool:
+        """End the task now, wherever it is. False where it was over already."""
+        if self.outcome is not None:
+            return False
+        if self.flight is not None and self.flight.interrupt(outcome):
+            return True
+        self.finish(outcome)
+        if self._alarm is not None:
+            _ring(self._alarm)
+        return True
+
+    def finish(self, outcome: End | WorkerError, phase: Phase | None = None) -> None:
+        """Set the one outcome; a second one is nothing. `phase` is where it was, None for where it is."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self.record.ended(outcome, phase or self.phase, self.loop.time() - self._began)
+        if isinstance(outcome, WorkerError):
+            outcome.attempts, outcome.record = len(self.record.attempts), self.record
+        self.pool.live.discard(self)
+        self.flight = None  # which knows us: a circle would wait for the garbage collector
+        self._tell.ended(self.task, self.record, self.binding, outcome)
+        self._on_over(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or self.outcome is not None:
+            return
+        if isinstance(error, WorkerError):
+            self.finish(error)
+        elif isinstance(error, Exception):
+            failure = InternalError(
+                f"the host raised {type(error).__name__} · task {self.task.task_id} · report it",
+                detail="host",
+                phase=self.phase,
+                pool=self.pool.id,
+            )
+            self.finish(failure)
+            raise failure from error
+        else:  # the caller was cancelled
+            self.finish(cancelled())
+
+    def _landed(self, flight: Flight) -> None:
+        """A flight has its outcome. A failure before the first token may not be the task's."""
+        ending = flight.outcome
+        assert ending is not None  # noqa: S101  # else it would not have landed
+        self._unseat(ending)  # first, so that who is told of the task's end finds its record complete
+        if flight.committed or isinstance(ending, End):
+            self.finish(ending, flight.phase)
+
+    def _unseat(self, ending: End | WorkerError) -> None:
+        """The attempt is over: its record and its replica are told what its ending means."""
+        seat, self._seat = self._seat, None
+        assert seat is not None  # noqa: S101  # each attempt ends once
+        now, meaning = self.loop.time(), meaning_of(ending, stale_before=self._stale_before)
+        seat.record.ended(ending, meaning.outcome, now - seat.began)
+        was = seat.binding.gate.health.belief
+        if seat.binding.gate.left(seat.permit, meaning, ending, now):
+            self._tell.health(seat.binding, was)
+        if isinstance(ending, WorkerError):
+            self._stale_before |= meaning.outcome == "stale"
+            self.record.resets += meaning.resets
+            if EFFECTS[meaning.outcome].readiness != "as_it_was":
+                self._on_push_back(seat.binding)
+
+
+class _Seat:
+    """A running attempt's place."""
+
+    __slots__ = ("began", "binding", "permit", "record")
+
+    def __init__(self, binding: Binding, permit: Permit, began: float, record: AttemptRecord) -> None:
+        self.binding = binding
+        self.permit = permit
+        self.began = began
+        self.record = record
+
+
+def _ring(alarm: asyncio.Future[None]) -> None:
+    if not alarm.done():
+        alarm.set_result(None)

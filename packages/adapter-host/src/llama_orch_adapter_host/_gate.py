@@ -1,0 +1,75 @@
+"""Whether a replica takes a task now: the one place where breaker, health, load and drain meet."""
+
+from typing import Literal, NamedTuple
+
+from llama_orch_adapter_api import End, WorkerError, one_line
+
+from ._breaker import Breaker, Permit
+from ._health import Health
+from ._outcome import EFFECTS, Meaning
+from ._policy import PoolPolicy
+
+Refused = Literal["draining", "down", "loading", "open", "paused", "full"]
+
+PAUSE = 0.25
+"""Seconds that a replica is left alone which pushed back without saying for how long."""
+
+
+class Refusal(NamedTuple):
+    """Why not, and in how many seconds it may be otherwise; infinite where nobody knows."""
+
+    why: Refused
+    again_in: float
+
+
+class Gate:
+    """Of one binding. `slots` is how many tasks its engine runs at once, None where nobody knows."""
+
+    __slots__ = ("breaker", "draining", "health", "limit", "paused_until", "slots")
+
+    def __init__(self, breaker: Breaker, health: Health, limit: int | None = None) -> None:
+        self.breaker = breaker
+        self.health = health
+        self.limit = limit
+        self.slots: int | None = None
+        self.draining = False
+        self.paused_until = 0.0
+
+    def adopt(self, policy: PoolPolicy) -> None:
+        """Go by these figures from now on; what is known of the replica is kept."""
+        self.limit = policy.max_in_flight
+        self.health.adopt(policy.health)
+        self.breaker.adopt(policy.breaker)
+
+    def refuses(self, now: float, in_flight: int) -> Refusal | None:
+        """Why a task may not go there now, None where it may."""
+        if self.draining:
+            return Refusal("draining", _NEVER)
+        if not self.health.admits:
+            return Refusal("loading" if self.health.belief == "loading" else "down", _NEVER)
+        if not self.breaker.admits(now):
+            return Refusal("open", self.breaker.reopens_in(now))
+        if now < self.paused_until:
+            return Refusal("paused", self.paused_until - now)
+        if self.limit is not None and in_flight >= self.limit:
+            return Refusal("full", _NEVER)
+        return None
+
+    def enter(self, now: float) -> Permit:
+        """The breaker's permit for a task that is sent now, which the gate just admitted; `left` gives it back."""
+        permit = self.breaker.enter(now)
+        assert permit is not None  # noqa: S101  # it admits, and nothing came between
+        return permit
+
+    def left(self, permit: Permit, meaning: Meaning, ending: End | WorkerError, now: float) -> bool:
+        """Take in how a task ended; whether that changed what is believed of the replica's health."""
+        effect = EFFECTS[meaning.outcome]
+        self.breaker.leave(permit, effect.breaker, now)
+        if not isinstance(ending, WorkerError):
+            return False
+        if effect.readiness == "paused":
+            self.paused_until = max(self.paused_until, now + (ending.retry_after or PAUSE))
+        return effect.readiness == "loading" and self.health.loads(one_line(ending.message))
+
+
+_NEVER = float("inf")

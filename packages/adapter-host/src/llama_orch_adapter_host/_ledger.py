@@ -1,0 +1,72 @@
+"""The tasks that run, and the records of those that ended last."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+from llama_orch_adapter_api import AdapterError, TaskRequest, WorkerReset
+
+from ._call import Call
+from ._record import FlightRecord
+from ._retry import FATAL_RESETS
+
+REMEMBERED = 4096
+"""Tasks whose records are kept after their end."""
+
+
+class Ledger:
+    """By task id."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Call] = {}
+        self._ended: OrderedDict[str, FlightRecord] = OrderedDict()  # oldest first
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def calls(self) -> Collection[Call]:
+        """The tasks that run now."""
+        return tuple(self._live.values())
+
+    def live(self, task_id: str) -> Call | None:
+        """A task that runs."""
+        return self._live.get(task_id)
+
+    def record(self, task_id: str) -> FlightRecord | None:
+        """What became of a task so far; None for one that is unknown or long gone."""
+        call = self._live.get(task_id)
+        return self._ended.get(task_id) if call is None else call.record
+
+    def check(self, pool_id: str, task: TaskRequest) -> None:
+        """Refuse a task that runs already, and one that has ended so many replicas that it may be what ends them."""
+        if task.task_id in self._live:
+            raise AdapterError(
+                f"task {task.task_id} is running already · wait for it, or leave task_id out to have one made",
+                detail="duplicate_task",
+                phase="queue",
+                pool=pool_id,
+            )
+        past = self._ended.get(task.task_id)
+        if past is not None and past.resets >= FATAL_RESETS:
+            raise WorkerReset(
+                f"task {task.task_id} ended {past.resets} replicas in a reset and is not sent again · "
+                "look at the engines' own logs; what it asks may be what breaks them",
+                detail="reset",
+                phase="queue",
+                pool=pool_id,
+            )
+
+    def begin(self, call: Call) -> None:
+        """A task was taken in; what its id did to replicas before is not forgotten."""
+        past = self._ended.get(call.task.task_id)
+        if past is not None:
+            call.record.resets = past.resets
+        self._live[call.task.task_id] = call
+
+    def end(self, call: Call) -> None:
+        """A task has its outcome."""
+        task_id = call.task.task_id
+        del self._live[task_id]
+        self._ended[task_id] = call.record
+        self._ended.move_to_end(task_id)
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)

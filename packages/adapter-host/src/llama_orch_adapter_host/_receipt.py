@@ -1,0 +1,21 @@
+"""What a cancel found, and when its engine was idle again."""
+
+import asyncio
+from typing import Literal
+
+import msgspec
+
+
+class CancelReceipt(msgspec.Struct, frozen=True):
+    """What a cancel found. `phase` is where the task was, None unless it was cancelled now."""
+
+    outcome: Literal["cancelled", "already_done", "unknown"]
+    phase: str | None = None
+    confirmation: asyncio.Task[float | None] | None = None
+
+    async def idle(self) -> float | None:
+        """Milliseconds from the cancel until the engine's slot was idle, once that is so.
+
+        None where nobody can tell: the adapter does not confirm cancels, or it took longer than 2 s.
+        """
+        return None if self.confirmation is None else await asyncio.shield(self.confirmation)

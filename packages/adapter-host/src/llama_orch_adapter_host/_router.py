@@ -1,0 +1,105 @@
+"""From a task to a replica: its pin, its pool, the pools that stand in for it, or why nobody takes it."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from llama_orch_adapter_api import PoolUnavailable, RoutePolicy, TaskRequest
+
+from ._binding import Binding
+from ._bus import Bus
+from ._events import RouteFailed
+from ._gate import Refusal, Refused
+from ._policy import LEAST_IN_FLIGHT
+from ._pool import Pool
+from ._registry import Registry
+from ._routes import Look, Pick, admits, by_policy, least_in_flight, pick
+
+_WORDS: dict[Refused, tuple[str, str, str]] = {
+    "full": ("at_capacity", "at max_in_flight", "wait, raise the limit, or add replicas"),
+    "paused": ("overloaded", "left alone for a moment after pushing back", "wait, or add replicas"),
+    "loading": ("loading", "loading the model", "wait until it is loaded"),
+    "open": ("all_open", "left alone for a while after too many failures", "look at the engines' own logs"),
+    "down": ("unreachable", "not answering health checks", "check that the engines run, and their urls"),
+    "draining": ("draining", "being drained", "use another pool, or bind a replica"),
+}
+"""By what refuses: the error's detail, what is the matter, the mend. Those nearest to taking a task come first."""
+
+_NEARNESS = {why: place for place, why in enumerate(_WORDS)}
+
+
+class Router:
+    """Finds replicas. `policies` are those of plugins, by name."""
+
+    def __init__(self, registry: Registry, policies: Callable[[], Mapping[str, RoutePolicy]], bus: Bus) -> None:
+        self._registry = registry
+        self._policies = policies
+        self._bus = bus
+
+    def route(self, pool: Pool, task: TaskRequest, look: Look) -> Pick:
+        """Where the task goes. Raises `PoolUnavailable`, of its own pool, where nobody takes it."""
+        if task.replica_id is not None:
+            return self._pinned(pool, task.replica_id, look)
+        picked = self._pick(pool, task, look)
+        if picked is not None:
+            return picked
+        for each in self._stand_ins(pool):
+            picked = self._pick(each, task, look)
+            if picked is not None:
+                return Pick(picked.binding, f"fallback, {picked.why}")
+        raise refused(pool, pool.order, look.now)
+
+    def others(self, pool: Pool, task: TaskRequest, look: Look) -> bool:
+        """Whether some replica that was not left out takes the task now; a pinned one's next generation is one."""
+        if task.replica_id is not None:
+            pinned = pool.bindings.get(task.replica_id)
+            return pinned is not None and admits(pinned, look)
+        return any(admits(binding, look) for each in (pool, *self._stand_ins(pool)) for binding in each.order)
+
+    def _stand_ins(self, pool: Pool) -> Iterable[Pool]:
+        """The pools that stand in for it, as far as they are bound."""
+        for name in pool.policy.fallback:
+            other = self._registry.get(name)
+            if other is not None:
+                yield other
+
+    def _pick(self, pool: Pool, task: TaskRequest, look: Look) -> Pick | None:
+        policy = None if pool.policy.route == LEAST_IN_FLIGHT else self._policies().get(pool.policy.route)
+        if policy is None:
+            return pick(pool, task, look)
+        try:
+            picked = by_policy(policy, pool, task, look)
+        except Exception as error:  # noqa: BLE001  # a stranger's code decides where a task goes, not whether
+            self._bus.emit(RouteFailed(pool_id=pool.id, policy=pool.policy.route, error=type(error).__name__))
+            picked = None
+        return picked or least_in_flight(pool, look)
+
+    def _pinned(self, pool: Pool, replica_id: str, look: Look) -> Pick:
+        binding = pool.bindings.get(replica_id)
+        if binding is None:
+            bound = ", ".join(sorted(pool.bindings))
+            raise PoolUnavailable(
+                f"replica {replica_id!r}, which the task is pinned to, is not bound (bound: {bound})",
+                detail="unknown_pool",
+                phase="queue",
+                pool=pool.id,
+                replica=replica_id,
+            )
+        if not admits(binding, look):
+            raise refused(pool, (binding,), look.now).placed(replica=replica_id)
+        return Pick(binding, "the task is pinned to it")
+
+
+def refused(pool: Pool, bindings: Iterable[Binding], now: float) -> PoolUnavailable:
+    """Why none of these takes a task, and when one may: told is what is nearest to taking it."""
+    refusals = [refusal for each in bindings if (refusal := each.gate.refuses(now, len(each.leases)))]
+    nearest = min(refusals, key=lambda each: _NEARNESS[each.why], default=Refusal("draining", float("inf")))
+    soonest = min((each.again_in for each in refusals), default=float("inf"))
+    detail, matter, mend = _WORDS[nearest.why]
+    alike, count = sum(each.why == nearest.why for each in refusals), len(refusals)
+    which = "its replica is" if count == 1 else f"{alike} of its {count} replicas {'is' if alike == 1 else 'are'}"
+    return PoolUnavailable(
+        f"pool {pool.id!r} takes no task now: {which} {matter} · {mend}",
+        detail=detail,
+        phase="queue",
+        retry_after=None if soonest == float("inf") else soonest,
+        pool=pool.id,
+    )

@@ -1,0 +1,236 @@
+"""From a task to a replica, or why nobody takes it (ORCH-3602)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from llama_orch_adapter_api import BindingInfo, PoolUnavailable, ReplicaView, RoutePolicy, TaskRequest
+from llama_orch_adapter_host import PoolPolicy
+from llama_orch_adapter_host._binding import Binding
+from llama_orch_adapter_host._breaker import BreakerPolicy
+from llama_orch_adapter_host._bus import Bus
+from llama_orch_adapter_host._events import HostEvent, RouteFailed
+from llama_orch_adapter_host._registry import Registry
+from llama_orch_adapter_host._router import Router
+from llama_orch_adapter_host._routes import Look
+
+from .adapters import moment, task  # type: ignore[import-not-found]  # test folders are no packages
+from .replicas import DOWN, LOADING, bound, trip  # type: ignore[import-not-found]  # as above
+
+NOW = Look(0.0)
+
+
+class Table:
+    """A router over pools that are given as bindings by name, and what it told."""
+
+    def __init__(self, policy: PoolPolicy | None = None, *policies: RoutePolicy, **pools: list[Binding]) -> None:
+        self.registry = Registry()
+        for name, bindings in pools.items():
+            for i, likeness in enumerate(bindings):
+                info = BindingInfo(name, str(i), "words", generation=1)
+                self.registry.put(
+                    Binding(info, likeness.adapter, likeness.timeouts, likeness.gate, leases=likeness.leases),
+                    policy if name == "pool" else None,
+                )
+        self.told: list[HostEvent] = []
+        bus = Bus()
+        bus.add(self.told.append)
+        self.router = Router(self.registry, lambda: {each.__name__: each for each in policies}, bus)
+
+    def route(self, request: TaskRequest | None = None, look: Look = NOW) -> tuple[str, str]:
+        """Where a task goes, and why."""
+        picked = self.router.route(self.registry.pool("pool"), request or task(), look)
+        return picked.binding.replica, picked.why
+
+    def refusal(self, request: TaskRequest | None = None, look: Look = NOW) -> PoolUnavailable:
+        with pytest.raises(PoolUnavailable) as caught:
+            self.route(request, look)
+        return caught.value
+
+
+def opened(open_for: float) -> Binding:
+    """A replica whose breaker opened at 0."""
+    binding = bound(breaker=BreakerPolicy(open_for=open_for, spread=0))
+    trip(binding)
+    return binding
+
+
+def ailing(how: str) -> Binding:
+    binding = bound(limit=0 if how == "full" else None)
+    match how:
+        case "draining":
+            binding.gate.draining = True
+        case "down":
+            binding.gate.health.saw(DOWN)
+            binding.gate.health.saw(DOWN)
+        case "loading":
+            binding.gate.health.saw(LOADING)
+        case "paused":
+            binding.gate.paused_until = 2.5
+        case "open":
+            return opened(5)
+    return binding
+
+
+# --- the pin
+
+
+def test_a_pinned_task_goes_where_it_is_pinned():
+    """A task's `replica_id` outranks how much that replica has to do, its session, and any policy."""
+
+    def first(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
+        return replicas[0].replica_id
+
+    table = Table(PoolPolicy(route="first"), first, pool=[bound(), bound("1", 9)])
+
+    assert table.route(task(replica_id="1", session_id="s")) == ("pool/1", "the task is pinned to it")
+    pool = table.registry.pool("pool")
+    failed = NOW._replace(without=(pool.bindings["1"],))
+    assert table.router.others(pool, task(replica_id="1"), failed) is False
+    table.registry.put(bound("1"))
+    assert table.router.others(pool, task(replica_id="1"), failed) is True  # its next generation
+
+
+def test_a_pin_to_nowhere_names_what_is_bound():
+    """A task pinned to a replica that is not there is refused for good, and told which ones there are."""
+    error = Table(pool=[bound(), bound()]).refusal(task(replica_id="r9"))
+
+    assert error.message == "replica 'r9', which the task is pinned to, is not bound (bound: 0, 1)"
+    assert (error.detail, error.phase, error.pool, error.replica) == ("unknown_pool", "queue", "pool", "r9")
+    assert (error.retriable, error.engine_fault) == (False, False)
+
+
+def test_a_pin_to_one_that_refuses():
+    """A pinned task is told of its own replica, not of others that would take it, nor sent to them."""
+    table = Table(PoolPolicy(fallback=("spare",)), pool=[bound(), ailing("paused")], spare=[bound()])
+    error = table.refusal(task(replica_id="1"))
+
+    assert (error.detail, error.retry_after, error.replica) == ("overloaded", 2.5, "1")
+    assert "its replica is left alone for a moment" in error.message
+
+
+# --- fallback
+
+
+def test_pools_that_stand_in():
+    """Where no replica of the pool takes a task the pools that stand in for it are asked, in their order."""
+    policy = PoolPolicy(fallback=("absent", "first", "second"))
+    spares = {"first": [bound()], "second": [bound()]}
+
+    assert Table(policy, pool=[bound()], **spares).route() == ("pool/0", "the only replica")
+    table = Table(policy, pool=[ailing("open")], **spares)
+    assert table.route() == ("first/0", "fallback, the only replica")
+    assert table.router.others(table.registry.pool("pool"), task(), NOW) is True
+    table = Table(policy, pool=[ailing("open")], first=[ailing("full")], second=[bound()])
+    assert table.route() == ("second/0", "fallback, the only replica")
+
+
+def test_where_nobody_stands_in_either():
+    """Where the fallback refuses too, the task is told of its own pool."""
+    table = Table(PoolPolicy(fallback=("spare",)), pool=[ailing("open")], spare=[ailing("full")])
+
+    assert table.refusal().detail == "all_open"
+    assert table.router.others(table.registry.pool("pool"), task(), NOW) is False
+
+
+# --- policies of plugins
+
+
+def test_a_policy_by_its_name():
+    """A pool's policy decides, by its name; one that leaves it to the host, or is not installed, does not."""
+
+    def last(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
+        return replicas[-1].replica_id
+
+    def nobody(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> None:
+        return None
+
+    pool = [bound("0", 1), bound("1", 2)]
+
+    assert Table(PoolPolicy(route="last"), last, nobody, pool=pool).route() == ("pool/1", "policy last")
+    assert Table(PoolPolicy(route="nobody"), last, nobody, pool=pool).route() == ("pool/0", "least in flight")
+    assert Table(PoolPolicy(route="absent"), last, nobody, pool=pool).route() == ("pool/0", "least in flight")
+
+
+async def slow(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
+    return replicas[0].replica_id
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (slow, "TypeError"),
+        (lambda *_: 1 / 0, "ZeroDivisionError"),
+        (lambda *_: "no such replica", "KeyError"),
+        (lambda *_: ["0"], "TypeError"),
+        (lambda: "0", "TypeError"),
+    ],
+    ids=["async", "raises", "unknown", "nonsense", "signature"],
+)
+def test_a_policy_that_fails(answer: Callable[..., Any], error: str):
+    """Battery 31: a policy that raises, or names nobody it was shown, is told of, and the default decides."""
+    answer.__name__ = "odd"
+    table = Table(PoolPolicy(route="odd"), answer, pool=[bound()])
+
+    assert table.route() == ("pool/0", "the only replica")
+    assert table.told == [RouteFailed(pool_id="pool", policy="odd", error=error)]
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("how", "detail", "retry_after", "message"),
+    [
+        ("full", "at_capacity", None, "at max_in_flight · wait, raise the limit, or add replicas"),
+        ("paused", "overloaded", 2.5, "left alone for a moment after pushing back · wait, or add replicas"),
+        ("loading", "loading", None, "loading the model · wait until it is loaded"),
+        ("open", "all_open", 5.0, "left alone for a while after too many failures · look at the engines' own logs"),
+        ("down", "unreachable", None, "not answering health checks · check that the engines run, and their urls"),
+        ("draining", "draining", None, "being drained · use another pool, or bind a replica"),
+    ],
+)
+def test_why_nobody_takes_it(how: str, detail: str, retry_after: float | None, message: str):
+    """ORCH-3602: a pool whose replica refuses says what is the matter and the mend, and when it may be otherwise."""
+    error = Table(pool=[ailing(how)]).refusal()
+
+    assert error.message == f"pool 'pool' takes no task now: its replica is {message}"
+    assert (error.detail, error.phase, error.pool, error.retry_after) == (detail, "queue", "pool", retry_after)
+
+
+def test_the_nearest_is_told():
+    """ORCH-3602: of several reasons the one nearest to taking a task is told, with the soonest moment of all."""
+    order = ["full", "paused", "loading", "open", "down", "draining"]
+    details = ["at_capacity", "overloaded", "loading", "all_open", "unreachable", "draining"]
+    for first, detail in enumerate(details):
+        error = Table(pool=[ailing(how) for how in reversed(order[first:])]).refusal()
+
+        assert error.detail == detail
+        assert error.retry_after == (2.5 if first < 2 else 5.0 if first < 4 else None)
+
+
+def test_how_many_of_them():
+    """ORCH-3602: the message counts the replicas that the reason holds for."""
+    two = Table(pool=[ailing("full"), ailing("full"), ailing("down")]).refusal()
+    one = Table(pool=[ailing("full"), ailing("down"), ailing("down")]).refusal()
+
+    assert "takes no task now: 2 of its 3 replicas are at max_in_flight · " in two.message
+    assert "takes no task now: 1 of its 3 replicas is at max_in_flight · " in one.message
+
+
+def test_all_open_tells_the_smallest_remaining_time():
+    """ORCH-3602: with every breaker open `retry_after` is the time until the first of them may let a task through."""
+    table = Table(pool=[opened(9), opened(4), opened(7)])
+
+    assert table.refusal().retry_after == 4
+    assert table.refusal(look=Look(3.0)).retry_after == moment(1)
+    assert table.refusal(look=Look(20.0)).retry_after == 0.0
+
+
+def test_at_capacity_tells_of_the_others():
+    """ORCH-3602: a limit is per replica: what is full is passed over while another has room."""
+    table = Table(pool=[bound("0", 2, limit=2), bound("1", 1, limit=2)])
+    assert table.route()[0] == "pool/1"
+    table.registry.binding("pool", "1").leases.add(object())  # type: ignore[arg-type]
+
+    assert table.refusal().detail == "at_capacity"
