@@ -1,4 +1,4 @@
-"""Runs a suite of benchmarks and prints each budget with its verdict: `python run.py http-util [quick]`.
+"""Runs a suite of benchmarks and prints each budget with its verdict: `python run.py http-util|http2 [quick]`.
 
 Every figure is CPU time of the client's process, and every verdict a ratio to raw aiohttp in the same run: the clients
 take turns, so that a machine that others use slows all of them alike. Shown are medians; the spread is the distance
@@ -84,6 +84,10 @@ def contests(*, quick: bool) -> list[Contest]:
 def main(words: list[str]) -> int:
     """Run, print, keep the result; 0 if every budget was kept."""
     quick = "quick" in words
+    if "http2" in words:
+        import http2  # noqa: PLC0415  # it needs a proxy, and what makes certificates
+
+        return http2.main(quick=quick)
     turns = 3 if quick else 7
     rows = [row for contest in contests(quick=quick) for row in measured(contest, turns)]
     rows += imports(turns)
@@ -173,14 +177,14 @@ def import_cpu(code: str) -> float:
     return float(output([sys.executable, "-P", "-c", timed.format(code)]))
 
 
-def output(command: list[Any]) -> str:
+def output(command: list[Any], cwd: Path | None = None) -> str:
     """What a process printed; its failure is ours."""
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600, cwd=cwd).stdout
 
 
-def versions() -> dict[str, str]:
+def versions(*more: str) -> dict[str, str]:
     """What the figures depend on."""
-    names = ("aiohttp", "msgspec", "llama-orch-http-util")
+    names = ("aiohttp", "msgspec", "llama-orch-http-util", *more)
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 

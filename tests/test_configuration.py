@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
 
 def pool() -> dict[str, Any]:
     """The pool of the example, with what is commented out because it has no fixed default."""
-    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (example,) = (each for each in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "[pools.chat]" in each)
     shown: dict[str, Any] = tomllib.loads(re.sub(r"(?m)^# (?=\w+ = )", "", example))["pools"]["chat"]
     return shown
 

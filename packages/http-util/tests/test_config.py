@@ -34,6 +34,7 @@ class Refused(NamedTuple):
 INSECURE = {"insecure_tls": True}
 LINK_LOCAL = {"allow_link_local": True}
 PLAINTEXT = {"allow_plaintext_key": True}
+ONLY_HTTP2 = {"http_version": "2"}
 GIVE = "give http://HOST:PORT or https://HOST:PORT"
 
 ACCEPTED = [
@@ -52,6 +53,7 @@ ACCEPTED = [
     Accepted("https://127.8.8.8", "https://127.8.8.8", switches=INSECURE),
     Accepted("https://[::1]", "https://[::1]", with_key=True, switches=INSECURE),
     Accepted("http://engine", "http://engine", switches=INSECURE),
+    Accepted("https://engine", "https://engine", switches=ONLY_HTTP2),
     Accepted("http://100.100.100.201", "http://100.100.100.201"),
     Accepted("http://[fd00:ec2::253]", "http://[fd00:ec2::253]"),
 ]
@@ -95,6 +97,12 @@ def plaintext(url: str) -> Refused:
 
 
 REFUSED = [
+    Refused(
+        "http://127.0.0.1",
+        "url http://127.0.0.1 is plain http, which carries no HTTP/2; use https, or http.http_version = 'auto'",
+        mended=Accepted("https://127.0.0.1", "https://127.0.0.1", switches=ONLY_HTTP2),
+        switches=ONLY_HTTP2,
+    ),
     Refused("", f"url is without a scheme; {GIVE}"),
     Refused("engine:8080/v1", f"url is engine://; {GIVE}"),
     Refused("127.0.0.1:8080", f"url is without a scheme; {GIVE}"),
@@ -271,7 +279,12 @@ def test_the_backstop_lies_above_the_hosts_limits(timeouts: Timeouts, backstop: 
         ({"max_body": "8M"}, "http: Expected `int`, got `str` - at `$.max_body`"),
         ({"ca_file": 7}, "http: Expected a path as `str`, got `int` - at `$.ca_file`"),
         ({"http_version": "3"}, "http: Invalid enum value '3' - at `$.http_version`"),
-        ({"http_version": "2"}, 'http.http_version "2" is not spoken yet; give "auto" or "1.1"'),
+        ({"http2_connections": 0}, "http.http2_connections is 0; give at least 1"),
+        ({"http2_window": 1023}, "http.http2_window is 1023; give bytes, 1024 to 2147483647"),
+        ({"http2_window": 2**31}, "http.http2_window is 2147483648; give bytes, 1024 to 2147483647"),
+        ({"http2_cool_down": 0}, "http.http2_cool_down is 0.0; give seconds, above 0"),
+        ({"http2_ping_interval": -1}, "http.http2_ping_interval is -1.0; give seconds, above 0"),
+        ({"http2_settings_timeout": 0}, "http.http2_settings_timeout is 0.0; give seconds, above 0"),
         (
             {"insecure_tls": True, "ca_file": "/etc/ca.pem"},
             "http.insecure_tls switches http.ca_file off; give one of them",

@@ -283,3 +283,25 @@ def test_the_receive_buffer_is_small() -> None:
         size = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
     assert RECEIVE_BUFFER <= size <= 2 * RECEIVE_BUFFER
+
+
+FRUGAL = """
+import asyncio, sys
+from llama_orch_adapter_testkit import LoopbackEngine, Reply
+from llama_orch_http_util import HttpClient, HttpConfig
+
+async def main():
+    async with LoopbackEngine({("GET", "/health"): Reply.json(200, {})}) as engine, HttpClient(engine.url) as client:
+        await client.request("GET", "/health")
+    HttpClient("https://127.0.0.1", HttpConfig(http_version="1.1"))
+
+asyncio.run(main())
+print([name for name in sys.modules if name.partition(".")[0] in ("h2", "hpack", "hyperframe")])
+"""
+
+
+def test_plain_http_pays_nothing_for_http2() -> None:
+    """Who speaks plain http, or wants HTTP/1.1, does not import h2."""
+    run = subprocess.run([sys.executable, "-c", FRUGAL], capture_output=True, check=True, text=True)
+
+    assert run.stdout == "[]\n"

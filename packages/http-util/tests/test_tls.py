@@ -170,7 +170,7 @@ async def test_versions(version: ssl.TLSVersion, ca_file: Path) -> None:
     script = {("GET", "/health"): OK, ("POST", "/tasks"): stream}
     async with (
         LoopbackEngine(script, tls=speaking_only(version)) as engine,
-        HttpClient(engine.url, HttpConfig(ca_file=ca_file)) as client,
+        HttpClient(engine.url, HttpConfig(ca_file=ca_file, http_version="1.1")) as client,
     ):
         assert (await client.request("GET", "/health")).http_version == "1.1"
         async with client.stream("/tasks", {}, RAW) as events:
@@ -245,7 +245,8 @@ async def test_the_loop_goes_on_while_the_file_is_read(tmp_path: Path) -> None:
     """Authorities are read off the event loop: here from a pipe that is written to later."""
     pipe = tmp_path / "ca.pem"
     os.mkfifo(pipe)
-    async with answering(issued()) as engine, HttpClient(engine.url, HttpConfig(ca_file=pipe)) as client:
+    config = HttpConfig(ca_file=pipe, http_version="1.1")  # for HTTP/2 it is read once more
+    async with answering(issued()) as engine, HttpClient(engine.url, config) as client:
         asking = asyncio.create_task(client.request("GET", "/health"))
         await asyncio.to_thread(pipe.write_bytes, CA.cert_pem.bytes())
 
@@ -255,12 +256,13 @@ async def test_the_loop_goes_on_while_the_file_is_read(tmp_path: Path) -> None:
 async def test_clients_of_one_setting_share(ca_file: Path) -> None:
     """Clients that trust alike share connections, and one reading of the file, even when they begin at once."""
     write(ca_file, *[OTHER_CA] * 300, CA)  # takes its time
-    clients = [HttpClient("https://127.0.0.1:1", HttpConfig(ca_file=ca_file)) for _ in range(8)]
+    config = HttpConfig(ca_file=ca_file, http_version="1.1")  # HTTP/2 has a reading of its own
+    clients = [HttpClient("https://127.0.0.1:1", config) for _ in range(8)]
     _tls._build.cache_clear()
     await asyncio.gather(*(failure(client) for client in clients))
     async with answering(issued()) as engine:
         for _ in range(2):
-            async with HttpClient(engine.url, HttpConfig(ca_file=ca_file)) as client:
+            async with HttpClient(engine.url, config) as client:
                 await client.request("GET", "/health")
 
         assert _tls._build.cache_info().misses == 1
@@ -271,9 +273,10 @@ async def test_clients_of_one_setting_share(ca_file: Path) -> None:
 
 async def test_clients_of_other_settings_do_not(ca_file: Path) -> None:
     """ORCH-3612: on one session each client keeps its own trust; nobody rides on a connection of another's."""
-    strict = HttpConfig(ca_file=ca_file)
+    strict = HttpConfig(ca_file=ca_file, http_version="1.1")
+    lax = HttpConfig(insecure_tls=True, http_version="1.1")
     async with answering(issued(ca=OTHER_CA)) as engine:
-        async with HttpClient(engine.url, INSECURE) as careless, HttpClient(engine.url, strict) as careful:
+        async with HttpClient(engine.url, lax) as careless, HttpClient(engine.url, strict) as careful:
             for _ in range(2):
                 await careless.request("GET", "/health")
                 assert (await failure(careful)).detail == "tls"

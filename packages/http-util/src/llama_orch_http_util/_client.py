@@ -1,6 +1,7 @@
 """The client of one engine: requests and typed streams, with every failure a `WorkerError`."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -14,6 +15,7 @@ from ._config import HttpConfig, check_key, check_url
 from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json, quote
 from ._framing import framing_of
 from ._http1 import Http1
+from ._negotiated import Negotiated
 from ._retry import retried
 from ._stream import EventStream
 from ._transport import Answer, Transport
@@ -52,7 +54,8 @@ class HttpClient:
 
     `reuse_after_stream` False asks for a connection of its own for each stream, closed after it: for engines that say
     Keep-Alive and close nevertheless, where a reuse would race the close. `narrate` is told, once, of a peer whose
-    certificate nobody checks; it is logged where left out.
+    certificate nobody checks, and of each origin whose HTTP/2 fails; it is logged where left out. `fallbacks` counts,
+    by reason, the requests that were moved from HTTP/2 to HTTP/1.1.
     Raises `ValueError` for a URL it will not speak to (`check_url`) and for a key that cannot be sent. Every failure of
     a call is a `WorkerError`.
     """
@@ -73,7 +76,11 @@ class HttpClient:
         parts = urlsplit(url)
         self.where = parts.netloc
         self._key = api_key
-        self._transport: Transport = Http1(url, self._config, reuse_after_stream=reuse_after_stream)
+        self.fallbacks: Counter[str] = Counter()
+        http1 = Http1(url, self._config, reuse_after_stream=reuse_after_stream)
+        self._transport: Transport = http1
+        if parts.scheme == "https" and self._config.http_version != "1.1":
+            self._transport = Negotiated(url, self._config, http1, narrate, self.fallbacks)
         if parts.scheme == "https" and self._config.insecure_tls:
             narrate(f"nobody checks the certificate of {self.where}: http.insecure_tls is on")
 

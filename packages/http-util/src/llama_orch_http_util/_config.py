@@ -24,6 +24,13 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     answer's; of an error's body, what is over `max_error_body` is left unread. `retry` says how often `HttpClient.get`
     asks.
 
+    `http_version`: over https, "auto" speaks HTTP/2 where the engine offers it, else 1.1; "2" refuses an engine that
+    does not. Plain http is 1.1. To one origin up to `http2_connections` are opened, each only when the others have all
+    the streams they may; a stream holds at most `http2_window` bytes that its reader has not taken. An engine whose
+    SETTINGS take longer than `http2_settings_timeout`, or whose HTTP/2 fails otherwise, is spoken to over 1.1 for
+    `http2_cool_down`. One that is silent for `http2_ping_interval` is sent a PING, and given up after another.
+    `http2_direct_data` False has h2 read bodies too: slower, and a way back should the shorter one ever be wrong.
+
     `ca_file` holds the certificate authorities to trust instead of the system's (PEM). `insecure_tls` takes any
     certificate and any version of TLS that OpenSSL still speaks, of this machine alone unless `allow_insecure_remote`.
     `allow_link_local` admits 169.254.0.0/16, fe80::/10 and the other addresses where clouds keep their metadata, as a
@@ -39,6 +46,12 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_error_body: int = 64 * KIB
     retry: RetryPolicy = RetryPolicy()
     http_version: Literal["auto", "1.1", "2"] = "auto"
+    http2_connections: int = 8
+    http2_window: int = 64 * KIB
+    http2_cool_down: float = 300.0
+    http2_ping_interval: float = 15.0
+    http2_settings_timeout: float = 2.0
+    http2_direct_data: bool = True
     ca_file: Path | None = None
     insecure_tls: bool = False
     allow_insecure_remote: bool = False
@@ -46,7 +59,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     allow_plaintext_key: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("connect", "sock_idle"):
+        for name in ("connect", "sock_idle", "http2_cool_down", "http2_ping_interval", "http2_settings_timeout"):
             span = getattr(self, name)
             if not 0 < span < math.inf:
                 raise ValueError(f"http.{name} is {span}; give seconds, above 0")
@@ -54,8 +67,10 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             size = getattr(self, name)
             if size < 1:
                 raise ValueError(f"http.{name} is {size}; give bytes, at least 1")
-        if self.http_version == "2":
-            raise ValueError('http.http_version "2" is not spoken yet; give "auto" or "1.1"')
+        if self.http2_connections < 1:
+            raise ValueError(f"http.http2_connections is {self.http2_connections}; give at least 1")
+        if not KIB <= self.http2_window < 2 * 1024 * MIB:
+            raise ValueError(f"http.http2_window is {self.http2_window}; give bytes, 1024 to 2147483647")
         if self.insecure_tls and self.ca_file is not None:
             raise ValueError("http.insecure_tls switches http.ca_file off; give one of them")
 
@@ -93,6 +108,10 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
         raise ValueError(f"url {shown} holds a query or fragment; give the base URL alone")
     if not _has_a_good_port(parts):
         raise ValueError(f"url {shown} has a port that is no port; give a number up to 65535")
+    if config.http_version == "2" and parts.scheme == "http":
+        raise ValueError(
+            f"url {shown} is plain http, which carries no HTTP/2; use https, or http.http_version = 'auto'"
+        )
     _check_far_end(shown, parts.scheme, parts.hostname, config, with_key=with_key)
     return url.rstrip("/")
 

@@ -192,6 +192,7 @@ class BrokenConnection(aiohttp.ClientConnectionError):
     """
 
     errno: int | None = None
+    told: str | None = None
     begun = False
 
 
@@ -203,6 +204,22 @@ class StaleConnection(aiohttp.ServerDisconnectedError):
     """A kept connection ended without a byte of the answer. aiohttp repeats a GET that met one, and no other."""
 
     errno: int | None = None
+    told: str | None = None
+
+
+class BrokenAnswer(aiohttp.ClientPayloadError):
+    """An HTTP/2 stream ended before the answer was whole. `told`: the peer's reason, in the protocol's words."""
+
+    errno: int | None = None
+    told: str | None = None
+
+
+class OtherVersion(aiohttp.ClientConnectionError):
+    """The peer does not speak the version of HTTP that it is to speak."""
+
+
+class AtCapacity(aiohttp.ClientConnectionError):
+    """Every HTTP/2 connection that may be opened has all the streams it may have."""
 
 
 _UNREACHABLE = Meaning(PoolUnavailable, "unreachable", "check that the engine runs and that url is right")
@@ -213,12 +230,18 @@ _TLS = Meaning(AdapterError, "tls", "name its certificate authority in http.ca_f
 _ADDRESS = Meaning(AdapterError, "address", "correct url, or set http.allow_link_local = true if you mean it")
 _TLS_WORDS = Meaning(AdapterError, "tls", "check that it speaks TLS, 1.2 or later, on this port")
 
+_VERSION = Meaning(AdapterError, "unsupported", 'set http.http_version to "auto"')
+_FULL = Meaning(PoolUnavailable, "at_capacity", "wait, or raise http.http2_connections")
+_IN_CONNECT = frozenset({_UNREACHABLE, _TLS, _TLS_WORDS, _ADDRESS, _VERSION, _FULL})
+
 _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, Meaning], ...] = (
     (
         (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch, ssl.SSLCertVerificationError),
         "its certificate is not trusted",
         _TLS,
     ),
+    (OtherVersion, "it does not speak HTTP/2", _VERSION),
+    (AtCapacity, "all HTTP/2 connections have all the streams they may", _FULL),
     (ForbiddenAddress, "its host name leads where nobody is to go", _ADDRESS),
     (aiohttp.ClientConnectorDNSError, "its host name is not known", _UNREACHABLE),
     (aiohttp.ConnectionTimeoutError, "it took too long to connect", _UNREACHABLE),
@@ -245,7 +268,7 @@ def error_of_exception(error: BaseException, where: str, phase: Phase, *, head: 
     for kinds, what, meaning in _EXCEPTIONS:
         if isinstance(error, kinds):
             means = _TLS_WORDS if _disagrees(error) else meaning
-            in_connect = means in {_UNREACHABLE, _ADDRESS, _TLS, _TLS_WORDS}
+            in_connect = means in _IN_CONNECT
             return means.kind(
                 f"{what} ({_facts(error)}) · {where} · {means.mend}",
                 detail=means.detail,
@@ -269,9 +292,11 @@ def _disagrees(error: BaseException) -> bool:
 
 
 def _facts(error: BaseException) -> str:
-    """The system's words for an errno, TLS's for its own troubles; the resolver's numbers (below 0) have none."""
+    """The system's words for an errno, TLS's and HTTP/2's for their own; the resolver's numbers (below 0) have none."""
     if isinstance(error, ForbiddenAddress):
         return str(error)
+    if words := getattr(error, "told", None):
+        return quote(words)
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
     if isinstance(inner, ssl.SSLError):
         told = getattr(inner, "verify_message", None) or getattr(inner, "reason", None)

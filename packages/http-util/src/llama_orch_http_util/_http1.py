@@ -78,11 +78,16 @@ class Http1:
 
     def session(self) -> aiohttp.ClientSession:
         """The running loop's session; soon after a stale connection, the one that keeps none."""
+        kept = asyncio.get_running_loop().time() >= self._distrusts_until
+        return self.shared().of(checked=not self._config.allow_link_local, kept=kept)
+
+    def shared(self) -> SharedSession:
+        """The running loop's sessions with what lives beside them, borrowed at the first call."""
         loop = asyncio.get_running_loop()
         shared = self._loans.get(loop)
         if shared is None:
             shared = self._loans[loop] = borrow()
-        return shared.of(checked=not self._config.allow_link_local, kept=loop.time() >= self._distrusts_until)
+        return shared
 
     async def _load_tls(self) -> ssl.SSLContext:
         ca_file, insecure = self._config.ca_file, self._config.insecure_tls

@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Hashable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -20,14 +20,26 @@ RECEIVE_BUFFER = 128 * 1024
 """SO_RCVBUF in bytes: with the kernel's default a stopped consumer holds 4 MB in flight, with this 640 KB."""
 
 
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llama-orch"}
+"""What every request says."""
+
+
+class Closable(Protocol):
+    """What lives beside the session, and ends with it."""
+
+    def close(self) -> None:
+        """Let go of all sockets, at once."""
+
+
 class SharedSession:
-    """The session of one loop and how many clients hold it.
+    """The session of one loop and how many clients hold it; `beside` it live the pools of HTTP/2.
 
     What nobody closes, the loop closes: at its end it closes the async generators that it has seen begin.
     """
 
     def __init__(self) -> None:
         self.borrowers = 0
+        self.beside: dict[Hashable, Closable] = {}
         self._opened: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
         self.session = self.of()
         self._ending = False
@@ -50,6 +62,8 @@ class SharedSession:
         loop = asyncio.get_running_loop()
         if _sessions.get(loop) is self:
             del _sessions[loop]
+        for pool in self.beside.values():
+            pool.close()
         await asyncio.gather(*(session.close() for session in self._opened.values()))
         if not self._ending:  # else the loop is, and on its way through `_until_closed`
             await self._life.aclose()
@@ -111,7 +125,7 @@ def _open_session(*, checked: bool, kept: bool) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket, resolver=resolver, **lasting),
         response_class=Response,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity", "User-Agent": "llama-orch"},
+        headers=HEADERS,
         auto_decompress=False,
         trust_env=False,
         read_bufsize=READ_BUFFER,

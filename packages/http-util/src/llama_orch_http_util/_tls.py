@@ -8,21 +8,28 @@ from threading import Lock
 _building = Lock()
 
 
-def context_for(ca_file: Path | None, *, insecure: bool) -> ssl.SSLContext:
+def context_for(ca_file: Path | None, *, insecure: bool, http2: bool = False) -> ssl.SSLContext:
     """The one context of all who have these settings, so that they share connections; a changed file makes another.
+
+    `http2`: the peer may choose it, and is told that we would rather have it.
 
     Reads files, so it is not for the event loop. Raises `OSError` (`ssl.SSLError` is one) for a file that is no list
     of PEM certificates.
     """
     changed = ca_file.stat().st_mtime_ns if ca_file else 0
     with _building:
-        return _build(ca_file, changed, insecure)
+        return _build(ca_file, changed, insecure, http2)
 
 
 @lru_cache(maxsize=32)
-def _build(ca_file: Path | None, _changed: int, insecure: bool) -> ssl.SSLContext:  # noqa: FBT001  # a key of the cache
+def _build(
+    ca_file: Path | None,
+    _changed: int,
+    insecure: bool,  # noqa: FBT001  # a key of the cache
+    http2: bool,  # noqa: FBT001  # as above
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unlike create_default_context, it does not heed SSLKEYLOGFILE
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -1,0 +1,106 @@
+"""The edges of a connection: its last stream number, a full socket, a stream closed twice, a peer that allows none."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from h2.errors import ErrorCodes
+from hyperframe.frame import GoAwayFrame
+from llama_orch_adapter_api import PoolUnavailable, WorkerReset
+from llama_orch_http_util import HttpClient
+
+from .http2_far_end import Far, FarEnd, silent, trusting  # type: ignore[import-not-found]  # test folders are no packages
+from .http2_in_memory import HEAD, greeted  # type: ignore[import-not-found]  # as above
+
+
+async def test_the_last_number() -> None:
+    """A connection whose numbers are used up takes no more streams, and is closed when the last one has ended."""
+    connection, wire, server = greeted()
+    connection._wire._h2.highest_outbound_stream_id = 2**31 - 3
+    exchange = connection.open(HEAD, body=False, idle=60)
+    await asyncio.sleep(0)
+
+    assert exchange.number == 2**31 - 1
+    assert not connection.can_open
+    server.receive_data(bytes(wire.written))
+    server.send_headers(exchange.number, [(":status", "204")], end_stream=True)
+    connection.data_received(server.data_to_send())
+    await exchange.head()
+    assert await exchange.read() == b""
+    assert wire.aborted
+
+
+async def test_a_full_socket() -> None:
+    """While the socket takes no more, a body waits; when it does again, the rest is sent."""
+    connection, wire, server = greeted()
+    exchange = connection.open(HEAD, body=True, idle=60)
+    connection.pause_writing()
+    uploading = asyncio.create_task(exchange.upload(b"x" * 40_000))
+    await asyncio.sleep(0.01)
+    before = len(wire.written)
+    connection.resume_writing()
+    await uploading
+    await asyncio.sleep(0)
+
+    assert before < 1000
+    assert (
+        sum(len(event.data) for event in server.receive_data(bytes(wire.written)) if hasattr(event, "data")) == 40_000
+    )
+    connection.close()
+
+
+async def test_a_stream_closed_twice() -> None:
+    """A stream may be closed again; the peer is told once."""
+    connection, wire, _ = greeted()
+    exchange = connection.open(HEAD, body=False, idle=60)
+    for _ in range(2):
+        exchange.close()
+    await asyncio.sleep(0)
+
+    assert wire.written.count(b"\0\0\4\3\0\0\0\0\1\0\0\0\x08") == 1  # RST_STREAM, CANCEL
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(ErrorCodes.NO_ERROR, "useless"), (ErrorCodes.PROTOCOL_ERROR, "rejected")]
+)
+async def test_a_goaway_before_any_stream(code: ErrorCodes, reason: str) -> None:
+    """A connection that its peer ends before it is used says why it takes no stream."""
+    connection, wire, _ = greeted()
+    connection.data_received(GoAwayFrame(0, 0, code).serialize())
+
+    assert not connection.is_usable
+    assert connection.setback().reason == reason
+    assert wire.aborted
+
+
+@pytest.mark.parametrize("version", ["auto", "2"])
+async def test_a_peer_that_allows_no_stream(version: str, tmp_path: Path) -> None:
+    """A peer that allows no stream at all is passed by, with as many connections as may be opened, and no more."""
+
+    async def script(_: Far) -> None:
+        """Nobody gets here."""
+
+    config = trusting(tmp_path, http_version=version, http2_connections=2)
+    async with FarEnd(script, streams=0) as far, HttpClient(far.url, config) as client:
+        if version == "auto":
+            assert (await client.request("GET", "/props")).http_version == "1.1"
+        else:
+            with pytest.raises(PoolUnavailable, match="all HTTP/2 connections have all the streams they may"):
+                await client.request("GET", "/props")
+
+        assert len(far.connections) == 2
+
+
+async def test_the_time_to_connect_is_not_that_to_greet(tmp_path: Path) -> None:
+    """A peer that is slow with its SETTINGS has its own limit, and what is left of the connection is dropped."""
+
+    async def script(_: Far) -> None:
+        """Nobody gets here."""
+
+    config = trusting(tmp_path, http_version="2", http2_settings_timeout=0.1, connect=60)
+    async with FarEnd(script, greet=silent) as far, HttpClient(far.url, config) as client:
+        with pytest.raises(WorkerReset, match=r"the connection broke \(no SETTINGS\)"):
+            await client.request("GET", "/props")
+        while far.live:
+            await asyncio.sleep(0.005)
