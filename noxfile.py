@@ -125,9 +125,9 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"], default=False)
 def bench(session: nox.Session) -> None:
-    """Measure what ours costs beside raw aiohttp: nox -s bench -- http-util [quick], or http2 [quick]."""
-    install(session, *FROM_DIST, "llama-orch-http-util", "trustme")
-    session.run("python", "-P", "benchmarks/run.py", *session.posargs)
+    """Measure what ours costs: nox -s bench -- http-util [quick], or http2, or host."""
+    install(session, *FROM_DIST, "llama-orch-http-util", "llama-orch-adapter-host", "trustme")
+    session.run("python", "-P", "benchmarks/run.py", *session.posargs, env={"PYTHONPATH": "benchmarks"})
 
 
 @nox.session(requires=["wheels"], default=False)

@@ -1,7 +1,8 @@
 """What the host adds to an adapter: `python _hosted.py CALLS TOKENS REPLICAS STREAMS ROUNDS`.
 
 The adapter yields from memory, so that all that differs is the host. Used directly and through the host by turns, in
-one process, `STREAMS` at a time; printed are the microseconds that each round's host added to a call, as JSON.
+one process, `STREAMS` at a time; printed is, as JSON, what each round's host added to a call, in microseconds, and the
+ratio of both to the adapter alone.
 """
 
 import asyncio
@@ -98,13 +99,15 @@ async def main(calls: int, tokens: int, replicas: int, streams: int, rounds: int
             host.bind("pool", "words", {}, replica_id=str(number), policy=PoolPolicy())
         await asyncio.sleep(0.5)  # each was asked how it is
         added: list[float] = []
+        ratios: list[float] = []
         for number in range(rounds + 1):
             requests = [TaskRequest(prompt="p") for _ in range(calls)]
             plain = await cost(lambda request: direct(adapter, request), requests, streams)
             whole = await cost(lambda request: hosted(host, request), requests, streams)
             if number:  # the first is a warm-up
                 added.append((whole - plain) / calls * 1e6)
-        print(json.dumps(added))
+                ratios.append(whole / plain)
+        print(json.dumps([added, ratios]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs a suite of benchmarks and prints each budget with its verdict: `python run.py http-util|http2 [quick]`.
+"""Runs a suite of benchmarks and prints each budget with its verdict: `python run.py http-util|http2|host [quick]`.
 
 Every figure is CPU time of the client's process, and every verdict a ratio to raw aiohttp in the same run: the clients
 take turns, so that a machine that others use slows all of them alike. Shown are medians; the spread is the distance
@@ -88,6 +88,10 @@ def main(words: list[str]) -> int:
         import http2  # noqa: PLC0415  # it needs a proxy, and what makes certificates
 
         return http2.main(quick=quick)
+    if "host" in words:
+        import host  # noqa: PLC0415  # it needs the host, which the others do without
+
+        return host.main(quick=quick)
     turns = 3 if quick else 7
     rows = [row for contest in contests(quick=quick) for row in measured(contest, turns)]
     rows += imports(turns)

@@ -1,0 +1,93 @@
+"""What the host adds to an adapter that is used directly, printed against its budgets: run by `run.py host [quick]`.
+
+Budgets (performance.md §2): 25 µs a call and 0.5 µs a token; flat, give or take a fifth, from 1 to 1,000 replicas and
+from 100 to 5,000 streams. Per call and per token is the slope of two answers' lengths. How the streams' number tells is
+shown as a ratio, host and adapter against the adapter alone at the same number: both touch more memory then.
+"""
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import run
+
+SHORT, LONG = 1, 257
+"""Tokens of the two answers."""
+
+
+class Added(NamedTuple):
+    """Microseconds that each round cost a call: what the host added, and with what ratio to the adapter alone."""
+
+    added: list[float]
+    ratios: list[float]
+
+
+def main(*, quick: bool) -> int:
+    """Run, print, keep the result; 0 if every budget was kept."""
+    rounds = 5 if quick else 15
+    rows = [*calls_and_tokens(rounds), *replicas(rounds), *streams(3 if quick else 7)]
+    print(run.table(rows))
+    run.RESULTS.mkdir(exist_ok=True)
+    kept = run.RESULTS / f"host{'-quick' if quick else ''}.json"
+    made = {"made": time.strftime("%Y-%m-%d"), **run.versions()}
+    kept.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n")
+    return 0 if all(row["verdict"] in {"", "kept"} for row in rows) else 1
+
+
+def calls_and_tokens(rounds: int) -> list[dict[str, Any]]:
+    """What a call costs, and each token more."""
+    short = hosted(calls=500, tokens=SHORT, rounds=rounds)
+    long = hosted(calls=40, tokens=LONG, rounds=rounds)
+    call = statistics.median(short.added)
+    tokens = [(each - call) / (LONG - SHORT) for each in long.added]
+    return [figure("a call", "µs/call", short.added, 25.0), figure("a token", "µs/token", tokens, 0.5)]
+
+
+def replicas(rounds: int) -> list[dict[str, Any]]:
+    """The same with more and more replicas; 2 is the least that leaves a choice."""
+    seen = {count: hosted(calls=500, tokens=SHORT, rounds=rounds, replicas=count).added for count in (2, 10, 100, 1000)}
+    least = statistics.median(seen[2])
+    return [
+        run.row(
+            "a call, by replicas",
+            f"{count} replicas",
+            "µs/call",
+            figures,
+            ratio=statistics.median(figures) / least,
+            budget=None if count == 2 else 1.2,
+        )
+        for count, figures in seen.items()
+    ]
+
+
+def streams(rounds: int) -> list[dict[str, Any]]:
+    """Answers of 65 tokens, more and more of them side by side."""
+    seen = {count: hosted(calls=count, tokens=65, rounds=rounds, streams=count) for count in (100, 1000, 5000)}
+    least = statistics.median(seen[100].ratios)
+    return [
+        run.row(
+            "65 tokens, by streams",
+            f"{count} streams",
+            "µs/call",
+            each.added,
+            ratio=statistics.median(each.ratios) / least,
+            budget=None if count == 100 else 1.2,
+        )
+        for count, each in seen.items()
+    ]
+
+
+def figure(what: str, unit: str, figures: list[float], budget: float) -> dict[str, Any]:
+    """A row whose budget is the figure itself."""
+    line = run.row("what the host adds", what, unit, figures, ratio=statistics.median(figures), budget=budget)
+    return {**line, "median": round(statistics.median(figures), 3)}
+
+
+def hosted(*, calls: int, tokens: int, rounds: int, replicas: int = 1, streams: int = 1) -> Added:
+    """A process of its own that takes turns between the two."""
+    command = [sys.executable, "-P", Path(__file__).parent / "_hosted.py"]
+    told = json.loads(run.output([*command, *map(str, (calls, tokens, replicas, streams, rounds))]))
+    return Added(*told)
