@@ -93,8 +93,8 @@ class Call:
         return None if self._seat is None else self._seat.binding
 
     def now(self) -> float:
-        """The loop's clock."""
-        return self.loop.time()
+        """The loop's clock; until the first attempt has begun, the moment at which the task was taken in."""
+        return self.loop.time() if self.record.attempts else self._began
 
     def left(self, now: float) -> float:
         """Seconds until its deadline, infinite without one."""
@@ -102,8 +102,9 @@ class Call:
 
     def board(self, pick: Pick, permit: Permit, backoff: float) -> Flight:
         """Call the picked replica's adapter. Raises what that raises at once."""
+        began = self.now()
         self.binding = binding = pick.binding
-        info, began = binding.info, self.loop.time()
+        info = binding.info
         record = AttemptRecord(
             replica=binding.replica,
             engine=info.engine,
@@ -117,9 +118,10 @@ class Call:
         self.record.attempts.append(record)
         self._tell.begun(self.record, info)
         try:
-            self.flight = Flight(self._traced(), binding, self._landed, len(self.record.attempts), self.loop)
+            number = len(self.record.attempts)
+            self.flight = Flight(self._traced(), binding, self._landed, number, loop=self.loop, began=began)
         except WorkerError as error:
-            self._unseat(error)
+            self._unseat(error, began)
             raise
         if self._deadline is not None:
             self.flight.arm(self._deadline)
@@ -179,12 +181,12 @@ class Call:
             _ring(self._alarm)
         return True
 
-    def finish(self, outcome: End | WorkerError, phase: Phase | None = None) -> None:
+    def finish(self, outcome: End | WorkerError, phase: Phase | None = None, now: float | None = None) -> None:
         """Set the one outcome; a second one is nothing. `phase` is where it was, None for where it is."""
         if self.outcome is not None:
             return
         self.outcome = outcome
-        self.record.ended(outcome, phase or self.phase, self.loop.time() - self._began)
+        self.record.ended(outcome, phase or self.phase, (now or self.loop.time()) - self._began)
         if isinstance(outcome, WorkerError):
             outcome.attempts, outcome.record = len(self.record.attempts), self.record
         self.pool.live.discard(self)
@@ -218,15 +220,16 @@ class Call:
         """A flight has its outcome. A failure before the first token may not be the task's."""
         ending = flight.outcome
         assert ending is not None  # noqa: S101  # else it would not have landed
-        self._unseat(ending)  # first, so that who is told of the task's end finds its record complete
+        now = self.loop.time()
+        self._unseat(ending, now)  # first, so that who is told of the task's end finds its record complete
         if flight.committed or isinstance(ending, End):
-            self.finish(ending, flight.phase)
+            self.finish(ending, flight.phase, now)
 
-    def _unseat(self, ending: End | WorkerError) -> None:
+    def _unseat(self, ending: End | WorkerError, now: float) -> None:
         """The attempt is over: its record and its replica are told what its ending means."""
         seat, self._seat = self._seat, None
         assert seat is not None  # noqa: S101  # each attempt ends once
-        now, meaning = self.loop.time(), meaning_of(ending, stale_before=self._stale_before)
+        meaning = meaning_of(ending, stale_before=self._stale_before)
         seat.record.ended(ending, meaning.outcome, now - seat.began)
         was = seat.binding.gate.health.belief
         if seat.binding.gate.left(seat.permit, meaning, ending, now):

@@ -89,7 +89,9 @@ class Flight:
         binding: Binding,
         on_end: Callable[["Flight"], None],
         attempt: int = 1,
+        *,
         loop: asyncio.AbstractEventLoop | None = None,
+        began: float | None = None,
     ) -> None:
         self.task = task
         self.attempt = attempt  # counting from 1
@@ -100,7 +102,7 @@ class Flight:
         self.outcome: End | WorkerError | None = None
         self._on_end = on_end
         self._loop = loop or asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = self._loop.time() if began is None else began
         self._events = _open(binding, task)
         self._next = self._events.__anext__
         self._kept: list[TokenEvent] = []  # what came up to the commit, the last one first
@@ -141,7 +143,7 @@ class Flight:
     async def pull(self) -> TokenEvent:
         """The next event. Raises the task's `WorkerError`, `StopAsyncIteration` when all has been told."""
         if not self._straight:
-            return await self._indirect()
+            return self._give_kept() if self._kept else await self._tell()
         if self._waiting is not None:
             raise RuntimeError(_TWO_READERS)
         task = asyncio.current_task(self._loop)
@@ -225,9 +227,7 @@ class Flight:
         elif now - self._silent_since >= limits.idle:
             self.interrupt(self._silent("idle", limits.idle))
 
-    async def _indirect(self) -> TokenEvent:
-        if not self._kept:
-            return await self._tell()
+    def _give_kept(self) -> TokenEvent:
         self.untouched = False
         event = self._kept.pop()
         self._straight = not self._kept and self.outcome is None

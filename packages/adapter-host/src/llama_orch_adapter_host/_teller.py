@@ -29,17 +29,18 @@ class _Whose(TypedDict):
 
 
 class Teller:
-    """Emits the events of a host's tasks."""
+    """Emits the events of one task. Who wants to know that it was admitted follows it to its first token."""
 
-    __slots__ = ("_emit", "_wants")
+    __slots__ = ("_emit", "_followed", "_wants")
 
     def __init__(self, bus: Bus) -> None:
         self._emit = bus.emit
         self._wants = bus.wants
+        self._followed = bus.wants(TaskAdmitted)
 
     def admitted(self, task: TaskRequest, record: FlightRecord) -> None:
         """It was taken in."""
-        if self._wants(TaskAdmitted):
+        if self._followed:
             self._emit(
                 TaskAdmitted(
                     workload=task.workload,
@@ -52,7 +53,7 @@ class Teller:
 
     def begun(self, record: FlightRecord, info: BindingInfo) -> None:
         """A replica was picked, maybe of a pool that stands in for its own."""
-        if self._wants(AttemptBegun):
+        if self._followed:
             attempt = record.attempts[-1]
             self._emit(
                 AttemptBegun(
@@ -91,7 +92,7 @@ class Teller:
 
     def first_token(self, record: FlightRecord, info: BindingInfo, duration: float, total: float) -> None:
         """It is committed."""
-        if self._wants(FirstToken):
+        if self._followed:
             self._emit(
                 FirstToken(
                     replica_id=info.replica_id,
