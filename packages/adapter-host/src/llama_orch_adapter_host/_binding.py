@@ -51,6 +51,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
     """One adapter bound to one replica. `leases` are the flights that use it now, `gate` says whether it takes more.
 
     `fingerprint` tells what it was built from: another one needs another binding. `http` are its pool's overrides.
+    `replica` is `pool_id/replica_id`.
     """
 
     info: BindingInfo
@@ -61,8 +62,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
     advise: Advise | None = None
     http: Mapping[str, object] = {}
     leases: Leases = msgspec.field(default_factory=Leases)
+    replica: str = ""
 
-    @property
-    def replica(self) -> str:
-        """`pool_id/replica_id`."""
-        return f"{self.info.pool_id}/{self.info.replica_id}"
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "replica", f"{self.info.pool_id}/{self.info.replica_id}")

@@ -133,7 +133,8 @@ class Breaker:
         if permit.epoch != self._epoch:
             return
         if verdict == "ok":
-            self._went_well(permit, now)
+            if permit.probe or not self._window.spotless:  # else nothing changes, which is so for nearly all
+                self._went_well(permit, now)
         elif verdict == "fault":
             self._failed(now)
         elif permit.probe:  # it gives its place back
@@ -224,6 +225,7 @@ class _Window:
         self._mask = (1 << policy.window) - 1
         self._bits = 0
         self._seen = 0
+        self.spotless = False  # full, and without a fault
 
     def add(self, fault: int) -> bool:
         """Whether there are too many faults with this one outcome more."""
@@ -231,4 +233,5 @@ class _Window:
         self._bits = (self._bits << 1 | fault) & self._mask
         if self._seen < policy.window:
             self._seen += 1
+        self.spotless = not self._bits and self._seen == policy.window
         return bool(self._bits) and self._seen >= policy.minimum and self._bits.bit_count() / self._seen >= policy.share

@@ -175,8 +175,10 @@ class AdapterHost(Changes):
                 with attempt:
                     now = call.now()
                     picked = self._router.route(call.pool, task, attempt.look(now))
-                    _check_useful(picked.binding, call, now)
-                    self._fleet.advise(picked.binding, call)
+                    if task.deadline_ms is not None:
+                        _check_useful(picked.binding, call, now)
+                    if picked.binding.advise is not None:
+                        self._fleet.advise(picked.binding, call)
                     permit = picked.binding.gate.enter(now)
                     flight = call.board(picked, permit, attempt.backoff)
                     self._watch.add(flight)
