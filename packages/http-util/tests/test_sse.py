@@ -229,6 +229,26 @@ def test_an_event_alone_in_its_chunk_shares_its_memory() -> None:
     assert frame.data.obj is chunk
 
 
+@pytest.mark.parametrize("chunk", [b"data: one\n\n", b"data: one\n\ndata: two\n\n", b": c\n\ndata: one\n\n"])
+def test_data_alone_shares_the_memory_of_its_chunk(chunk: bytes) -> None:
+    """What a typed stream decodes are views of the received chunk, the very first one included: nothing is copied."""
+    decoder = SSEDecoder()
+    views = [*decoder.feed_data(chunk), *decoder.feed_data(chunk)]
+
+    assert views
+    assert all(view.obj is chunk for view in views)
+    assert [bytes(view) for view in views] == 2 * re.findall(rb"data: (\w+)", chunk)
+
+
+def test_data_alone_comes_before_what_is_too_large() -> None:
+    """The data before a line over the bound is given with the refusal, as by `feed`."""
+    decoder = SSEDecoder(max_line=20)
+    with pytest.raises(FrameTooLarge) as refused:
+        decoder.feed_data(b"data: one\n\n" + b"x" * 21)
+
+    assert [bytes(frame.data) for frame in refused.value.frames] == [b"one"]
+
+
 def test_data_stays_a_view_while_its_event_waits_for_the_next_chunk() -> None:
     """An event whose empty line comes a chunk later still shows the bytes of the chunk that held its data."""
     decoder = SSEDecoder()

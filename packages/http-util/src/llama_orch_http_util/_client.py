@@ -94,7 +94,7 @@ class HttpClient:
             whole = await self._bounded(answer, self._config.max_body)
         finally:
             answer.close()
-        return Response(answer.status, answer.headers, whole, answer.http_version, self.where)
+        return Response(answer.status, _lower(answer.headers), whole, answer.http_version, self.where)
 
     async def get(self, path: str, *, once: bool = False) -> Response:
         """One whole answer to a GET, tried as often as `config.retry` allows; the error's `attempts` says how often.
@@ -186,6 +186,10 @@ class HttpClient:
             if size > limit:
                 raise AdapterError(f"the answer is larger than {limit} bytes · {self.where}", detail="too_large")
         return b"".join(parts)[:limit]
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 class StreamRequest(Generic[T]):

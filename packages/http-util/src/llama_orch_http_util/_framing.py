@@ -4,7 +4,7 @@ from typing import Protocol
 
 from ._config import HttpConfig
 from ._ndjson import NDJSONDecoder
-from ._sse import Frame, SSEDecoder
+from ._sse import SSEDecoder
 
 _NDJSON = frozenset(
     f"application/{name}" for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines")
@@ -19,11 +19,11 @@ class Framing(Protocol):
     def pending(self) -> int:
         """Bytes that wait for the rest of their event."""
 
-    def feed(self, chunk: bytes) -> list[Frame]:
-        """The events that `chunk` completes. Raises FrameTooLarge."""
+    def feed_data(self, chunk: bytes) -> list[memoryview]:
+        """The data of the events that `chunk` completes. Raises FrameTooLarge."""
 
-    def finish(self) -> list[Frame]:
-        """The event that the end of the body completes, if it does."""
+    def finish(self) -> list[memoryview]:
+        """That of the event that the end of the body completes, if it does."""
 
 
 def framing_of(content_type: str, config: HttpConfig) -> Framing | None:
@@ -31,24 +31,14 @@ def framing_of(content_type: str, config: HttpConfig) -> Framing | None:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return _ServerSentEvents(max_line=config.max_line, max_event=config.max_event)
-    return _Lines(NDJSONDecoder(max_line=config.max_line)) if kind in _NDJSON else None
+    return _Lines(max_line=config.max_line) if kind in _NDJSON else None
 
 
 class _ServerSentEvents(SSEDecoder):
-    def finish(self) -> list[Frame]:
+    def finish(self) -> list[memoryview]:
         return []  # without its empty line an event is none, says WHATWG
 
 
-class _Lines:
-    def __init__(self, lines: NDJSONDecoder) -> None:
-        self._lines = lines
-
-    @property
-    def pending(self) -> int:
-        return self._lines.pending
-
-    def feed(self, chunk: bytes) -> list[Frame]:
-        return [Frame(line) for line in self._lines.feed(chunk)]
-
-    def finish(self) -> list[Frame]:
-        return [Frame(line) for line in self._lines.finish()]
+class _Lines(NDJSONDecoder):
+    def feed_data(self, chunk: bytes) -> list[memoryview]:
+        return self.feed(chunk)

@@ -34,6 +34,8 @@ class Http1:
         self._timeout = aiohttp.ClientTimeout(total=None, connect=config.connect, sock_read=config.sock_idle)
         self._timeout_of_streams = aiohttp.ClientTimeout(total=None, connect=config.connect)
         self._distrusts_until = 0.0  # on the loop's clock
+        self._latest: asyncio.AbstractEventLoop | None = None  # whose session that is; looking it up takes a while
+        self._session: aiohttp.ClientSession | None = None
         self._loans: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession] = WeakKeyDictionary()
 
     async def send(
@@ -72,14 +74,19 @@ class Http1:
 
     async def aclose(self) -> None:
         """See `Transport`."""
+        self._latest = self._session = None
         shared = self._loans.pop(asyncio.get_running_loop(), None)
         if shared is not None:
             await give_back(shared)
 
     def session(self) -> aiohttp.ClientSession:
         """The running loop's session; soon after a stale connection, the one that keeps none."""
-        kept = asyncio.get_running_loop().time() >= self._distrusts_until
-        return self.shared().of(checked=not self._config.allow_link_local, kept=kept)
+        loop = asyncio.get_running_loop()
+        if loop is not self._latest or loop.time() < self._distrusts_until or self._session is None:
+            kept = loop.time() >= self._distrusts_until
+            self._session = self.shared().of(checked=not self._config.allow_link_local, kept=kept)
+            self._latest = loop if kept else None
+        return self._session
 
     def shared(self) -> SharedSession:
         """The running loop's sessions with what lives beside them, borrowed at the first call."""
@@ -115,7 +122,7 @@ class Http1Answer:
     ) -> None:
         version = response.version or aiohttp.HttpVersion11
         self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.headers: Mapping[str, str] = response.headers  # which asks for no case
         self.http_version = f"{version.major}.{version.minor}"
         self._response = response
         self._content = response.content

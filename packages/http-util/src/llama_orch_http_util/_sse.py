@@ -2,8 +2,8 @@
 
 The plan, from the wire up:
 
-feed     one received chunk. One that is an event of one `data: …` line and no more, as a live stream's are, is taken at
-         once. Others are cut into lines; what is left over waits in `_tail` for the next chunk.
+feed     one received chunk. It is cut into lines; what is left over waits in `_tail` for the next chunk. `feed_data`
+         takes one that is whole events of one `data: …` line each, as a live stream's are, with nothing around them.
 _cut_lf  the usual stream: LF alone ends lines. Events that are one `data: …` line and an empty one are taken whole, in
          runs, each with one search and one view.
 _cut_any CR, LF and CRLF, mixed. A CR ends its line at once; an LF that opens the next chunk belongs to it.
@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 
 _BOM = b"\xef\xbb\xbf"
-_CR, _LF = 0x0D, 0x0A  # as numbers: `in` finds one four times as fast as b"\r"
+_CR = 0x0D  # as a number: `in` finds it four times as fast as b"\r"
 _LINE_END = re.compile(rb"\r\n?|\n")
 _RETRY_DIGITS = 15
 """A longer `retry` is passed over: it is no span of time, and int() takes quadratic time or refuses."""
@@ -88,23 +88,37 @@ class SSEDecoder:
 
         Raises FrameTooLarge as soon as a bound is passed, then and ever after; the first one carries the events before.
         """
-        if (  # one event and no more: this way costs a third of the other
-            self._at_rest
-            and chunk.startswith(b"data: ")
-            and chunk.find(b"\n") == (end := len(chunk) - 2)
-            and chunk[-1] == _LF
-            and _CR not in chunk
-            and end < self._lower_bound
-        ):
-            return [Frame(memoryview(chunk)[6:end], "message", self._id)]
+        frames: list[Frame] = []
+        if chunk or self._broken:
+            self._feed(chunk, 0, frames)
+        return frames
+
+    def feed_data(self, chunk: bytes) -> list[memoryview]:
+        """As `feed`, but the events' data alone: cheaper by a fifth, for those who need neither names nor ids."""
+        views: list[memoryview] = []
+        start = 0
+        at_rest = self._at_rest or (self._first and not self._tail and chunk.startswith(b"data: "))  # no BOM
+        if at_rest and _CR not in chunk and len(chunk) <= self._lower_bound:
+            start = self._take_run(chunk, 0, views)
+            if start == len(chunk):
+                self._first, self._at_rest = False, True
+                return views
+            self._first = self._first and not start
+        frames: list[Frame] = []
+        try:
+            self._feed(chunk, start, frames)
+        except FrameTooLarge as error:
+            error.frames = [*map(Frame, views), *frames]
+            raise
+        return [*views, *(frame.data for frame in frames)]
+
+    def _feed(self, chunk: bytes, start: int, frames: list[Frame]) -> None:
+        """Take what a chunk holds from `start` on."""
         if self._broken:
             raise FrameTooLarge(*self._broken)
-        frames: list[Frame] = []
-        if not chunk:
-            return frames
         cut = self._cut_any if self._after_cr or _CR in chunk else self._cut_lf
         try:
-            start = cut(chunk, frames)
+            start = cut(chunk, start, frames)
             self._check_line(len(chunk) - start)
         except FrameTooLarge as error:
             error.frames = frames
@@ -112,38 +126,39 @@ class SSEDecoder:
         if start < len(chunk):
             self._tail += memoryview(chunk)[start:]
         self._at_rest = self._between_events and not self._after_cr
-        return frames
 
-    def _cut_lf(self, chunk: bytes, frames: list[Frame]) -> int:
+    def _cut_lf(self, chunk: bytes, start: int, frames: list[Frame]) -> int:
         """Take the lines of a chunk that holds no CR; where the unfinished last line begins."""
-        start = 0
-        bounded = len(chunk) <= self._max_line and len(chunk) <= self._max_event
+        bounded = len(chunk) <= self._lower_bound
         while start < len(chunk):
             if bounded and self._between_events:
-                start = self._take_run(chunk, start, frames)
+                run: list[memoryview] = []
+                start = self._take_run(chunk, start, run)
+                frames += [Frame(view, "message", self._id) for view in run]
             if (end := chunk.find(b"\n", start)) < 0:
                 break
             self._take(chunk, start, end, frames)
             start = end + 1
         return start
 
-    def _take_run(self, chunk: bytes, start: int, frames: list[Frame]) -> int:
+    def _take_run(self, chunk: bytes, start: int, run: list[memoryview]) -> int:
         """Take a run of events that are one `data: …` line each; where the first line of another kind begins."""
         find, opens = chunk.find, chunk.startswith
         if not opens(b"data: ", start):
             return start
-        add, view, last_id = frames.append, memoryview(chunk), self._id
+        add, view = run.append, memoryview(chunk)
         while opens(b"\n\ndata: ", end := find(b"\n", start)):
-            add(Frame(view[start + 6 : end], "message", last_id))
+            add(view[start + 6 : end])
             start = end + 2
         if opens(b"\n\n", end):
-            add(Frame(view[start + 6 : end], "message", last_id))
+            add(view[start + 6 : end])
             start = end + 2
         return start
 
-    def _cut_any(self, chunk: bytes, frames: list[Frame]) -> int:
+    def _cut_any(self, chunk: bytes, start: int, frames: list[Frame]) -> int:
         """Take the lines of a chunk, whatever ends them; where the unfinished last line begins."""
-        start = 1 if self._after_cr and chunk.startswith(b"\n") else 0
+        if self._after_cr and chunk.startswith(b"\n"):
+            start += 1
         for line_end in _LINE_END.finditer(chunk, start):
             end, after = line_end.span()
             self._take(chunk, start, end, frames)

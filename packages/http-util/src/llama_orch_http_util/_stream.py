@@ -8,7 +8,7 @@ from llama_orch_adapter_api import AdapterError, WorkerError, WorkerReset
 
 from ._errors import HOSTILE_JSON, not_the_json, truncated
 from ._framing import Framing
-from ._sse import Frame, FrameTooLarge
+from ._sse import FrameTooLarge
 from ._transport import Answer
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class EventStream(Generic[T]):
                 raise self._failure
             chunk = await (self._answer.read() if self._epilogue is None else self._read_epilogue(self._epilogue))
             try:
-                frames = self._framing.feed(chunk)
+                frames = self._framing.feed_data(chunk)
             except FrameTooLarge as error:
                 frames = self._refused(error)
             batch = self._events(frames) if chunk else self._last_events()
@@ -99,18 +99,17 @@ class EventStream(Generic[T]):
             self._done = True
             return b""
 
-    def _refused(self, error: FrameTooLarge) -> list[Frame]:
+    def _refused(self, error: FrameTooLarge) -> list[memoryview]:
         """What came before it. The failure itself is kept for later, so that those are not lost."""
         self._failure = AdapterError(f"{error} · {self.where}", detail="too_large", phase="decode")
-        return error.frames
+        return [frame.data for frame in error.frames]
 
-    def _events(self, frames: list[Frame]) -> list[T]:
+    def _events(self, views: list[memoryview]) -> list[T]:
         """The events of a chunk. A bad one is kept for later, so that those before it are not lost."""
         batch: list[T] = []
         decode = self._decode
         try:
-            for frame in frames:
-                data = frame.data
+            for data in views:
                 if len(data) > _LONGEST_WORD:
                     batch.append(decode(data))
                 elif data == _DONE:

@@ -13,7 +13,7 @@ class Answer(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By lower-case name."""
+        """To be looked up by lower-case name; how a name is written in it is the transport's."""
 
     @property
     def http_version(self) -> str:
