@@ -217,6 +217,12 @@ class FarEnd:
         self.url = f"https://127.0.0.1:{self.port}"
         return self
 
+    async def again(self) -> None:
+        """Listen once more, on the port that was closed."""
+        tls = offering(*self._versions)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Either(self), "127.0.0.1", self.port, ssl=tls)
+
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self._server.close()
         for connection in self.live:

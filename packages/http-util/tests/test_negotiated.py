@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 from h2.errors import ErrorCodes
-from llama_orch_adapter_api import AdapterError, WorkerReset
+from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerReset
 from llama_orch_adapter_testkit import Reply
 from llama_orch_http_util import HttpClient, HttpConfig
 
@@ -363,3 +363,24 @@ async def test_a_kept_connection_that_was_closed(tmp_path: Path) -> None:
 
         assert caught.value.stale_connection
         assert len(far.asked) == 4
+
+
+async def test_a_server_that_goes_away(tmp_path: Path) -> None:
+    """A server that ends between its handshake and its SETTINGS is unreachable, and no peer of HTTP/1.1 for that."""
+    gone = True
+
+    def greet(far: Http2Far) -> None:
+        if gone:
+            far.server._server.close()
+            far.transport.abort()
+        else:
+            far.flush()
+
+    async with FarEnd(answer, greet=greet) as far, HttpClient(far.url, trusting(tmp_path)) as client:
+        with pytest.raises(PoolUnavailable) as caught:
+            await client.request("GET", "/props")
+        gone = False
+        await far.again()
+        assert (await client.request("GET", "/props")).http_version == "2"
+
+        assert (caught.value.detail, caught.value.phase) == ("unreachable", "connect")

@@ -17,6 +17,16 @@ def test_a_mark_ends() -> None:
     assert not memory.is_marked("b", 0)
 
 
+def test_a_mark_is_taken_back() -> None:
+    """A mark that was a mistake is taken back; what bears none stays so."""
+    memory = Origins()
+    memory.mark("a", 0, 300)
+    for _ in range(2):
+        memory.forget("a")
+
+    assert not memory.is_marked("a", 1)
+
+
 def test_the_memory_is_bounded() -> None:
     """However many origins are marked, the last 1,024 are known."""
     memory = Origins()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlsplit
 
+from llama_orch_adapter_api import WorkerError
+
 from ._config import HttpConfig
 from ._errors import TRANSPORT_FAILURES, error_of_exception, no_certificates
 from ._http1 import Http1
@@ -79,7 +81,12 @@ class Negotiated:
                     break
             except TRANSPORT_FAILURES as error:
                 raise error_of_exception(error, self._where, "first_token", head=False) from None
-        return await self._http1.send(method, path, headers, body, stream=stream)
+        try:
+            return await self._http1.send(method, path, headers, body, stream=stream)
+        except WorkerError as error:
+            if met and error.phase == "connect":  # it was no failure of HTTP/2's: nobody is there
+                origins().forget(origin.place)
+            raise
 
     async def aclose(self) -> None:
         """See `Transport`."""

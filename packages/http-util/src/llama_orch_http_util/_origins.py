@@ -32,6 +32,10 @@ class Origins:
             self._marked_until.popitem(last=False)
         return True
 
+    def forget(self, origin: Hashable) -> None:
+        """Take a mark back."""
+        self._marked_until.pop(origin, None)
+
 
 _origins: WeakKeyDictionary[asyncio.AbstractEventLoop, Origins] = WeakKeyDictionary()
 
