@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
+from h2.events import DataReceived, WindowUpdated
 from hyperframe.frame import GoAwayFrame
 from llama_orch_adapter_api import PoolUnavailable, WorkerReset
 from llama_orch_http_util import HttpClient
@@ -43,9 +44,8 @@ async def test_a_full_socket() -> None:
     await asyncio.sleep(0)
 
     assert before < 1000
-    assert (
-        sum(len(event.data) for event in server.receive_data(bytes(wire.written)) if hasattr(event, "data")) == 40_000
-    )
+    heard = server.receive_data(bytes(wire.written))
+    assert sum(len(event.data) for event in heard if isinstance(event, DataReceived)) == 40_000
     connection.close()
 
 
@@ -58,6 +58,45 @@ async def test_a_stream_closed_twice() -> None:
     await asyncio.sleep(0)
 
     assert wire.written.count(b"\0\0\4\3\0\0\0\0\1\0\0\0\x08") == 1  # RST_STREAM, CANCEL
+    connection.close()
+
+
+async def test_what_still_comes_on_a_stream_that_was_left() -> None:
+    """What was under way when a stream was left is thrown away in silence; its room on the connection comes back."""
+    connection, wire, server = greeted()
+    kept, left = (connection.open(HEAD, body=False, idle=60) for _ in range(2))
+    await asyncio.sleep(0)
+    server.receive_data(bytes(wire.written))
+    for exchange in (kept, left):
+        server.send_headers(exchange.number, [(":status", "200")])
+    connection.data_received(server.data_to_send())
+    left.close()
+    await asyncio.sleep(0)
+    wire.written.clear()
+    for _ in range(1100):  # more than the stream may bring, and more than all together
+        connection.data_received(b"\0\x40\0\0\0\0\0\0\3" + b"x" * 16_384)
+
+    updates = [event.delta for event in server.receive_data(bytes(wire.written)) if isinstance(event, WindowUpdated)]
+    assert sum(updates) + connection._wire._direct_owed == 1100 * 16_384
+    assert len(wire.written) == 13 * len(updates)
+    server.end_stream(kept.number)
+    connection.data_received(server.data_to_send())
+    assert kept.ended
+    connection.close()
+
+
+async def test_many_streams_that_were_left() -> None:
+    """Of the streams that were left so many are remembered; h2 answers for the others."""
+    connection, wire, _ = greeted()
+    for _ in range(1100):
+        connection.open(HEAD, body=False, idle=60).close()
+        await asyncio.sleep(0)
+    for number in (1, 2 * 1100 - 1):
+        wire.written.clear()
+        connection.data_received(b"\0\0\1\0\0" + number.to_bytes(4, "big") + b"x")
+        assert bool(wire.written) == (number == 1)
+    assert len(connection._wire._left) == 1024
+    assert not wire.aborted
     connection.close()
 
 

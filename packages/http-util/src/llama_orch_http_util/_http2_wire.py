@@ -40,6 +40,7 @@ SHARED_WINDOW = 16 * 1024 * 1024
 LAST_NUMBER = 2**31 - 1
 """Of a stream; after it a connection takes none."""
 
+_MOST_LEFT = 1024
 _PING = b"llamaorc"
 _TEXT = ("utf-8", "surrogateescape")
 
@@ -91,6 +92,7 @@ class Wire:
         self._shared_owed = 0  # bytes that arrived through h2, not yet given back to the shared window
         self._direct_owed = 0  # the same past h2
         self._direct_out = bytearray()  # what is to be sent past h2
+        self._left: dict[int, None] = {}  # streams that were reset here, the last ones: what still comes is thrown away
 
     @property
     def most_streams(self) -> int:
@@ -126,6 +128,10 @@ class Wire:
     def reset(self, number: int) -> None:
         """Tell the peer that nobody waits for this stream."""
         self._h2.reset_stream(number, ErrorCodes.CANCEL)
+        if self._direct_data:
+            self._left[number] = None
+            if len(self._left) > _MOST_LEFT:
+                del self._left[next(iter(self._left))]
 
     def ping(self) -> None:
         """Ask the peer for a sign of life."""
@@ -156,8 +162,14 @@ class Wire:
             self._hearer.started()
         kind = kind_of(frame)
         if kind == DATA and not self._in_headers:
-            exchange = self._streams.get(stream_of(frame))
-            return frame if exchange is None or not exchange.direct else self._take(exchange, frame)
+            number = stream_of(frame)
+            exchange = self._streams.get(number)
+            if exchange is not None and exchange.direct:
+                return self._take(exchange, frame)
+            if number in self._left:
+                self._give_back(part_of(frame).size)
+                return b""
+            return frame
         if kind == GOAWAY:
             self._hearer.warned(goaway_of(frame))
             return b""
@@ -170,12 +182,16 @@ class Wire:
         exchange.room -= size
         if exchange.room < 0:
             raise Breach("FLOW_CONTROL_ERROR")
+        self._give_back(size)
+        exchange.came(data, size - len(data))
+        return end_of_stream(exchange.number) if last else b""
+
+    def _give_back(self, size: int) -> None:
+        """So many bytes went past h2: sooner or later the shared window is as wide as before."""
         self._direct_owed += size
         if self._direct_owed >= SHARED_WINDOW // 8:
             self._direct_out += window_update(0, self._direct_owed)
             self._direct_owed = 0
-        exchange.came(data, size - len(data))
-        return end_of_stream(exchange.number) if last else b""
 
     def _through_h2(self, frame: bytes) -> None:
         try:
