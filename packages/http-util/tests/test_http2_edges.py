@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, WindowUpdated
+from h2.events import ConnectionTerminated, DataReceived, WindowUpdated
 from hyperframe.frame import GoAwayFrame
 from llama_orch_adapter_api import PoolUnavailable, WorkerReset
 from llama_orch_http_util import HttpClient
@@ -83,6 +83,24 @@ async def test_what_still_comes_on_a_stream_that_was_left() -> None:
     connection.data_received(server.data_to_send())
     assert kept.ended
     connection.close()
+
+
+async def test_nothing_follows_a_goodbye() -> None:
+    """The last frame of a connection is its GOAWAY, whatever else waited to be sent."""
+    connection, wire, server = greeted()
+    exchange = connection.open(HEAD, body=False, idle=60)
+    await asyncio.sleep(0)
+    server.receive_data(bytes(wire.written))
+    server.send_headers(exchange.number, [(":status", "200")])
+    server.send_data(exchange.number, b"x" * 16_384)
+    server.send_data(exchange.number, b"x" * 16_384)
+    connection.data_received(server.data_to_send())
+    wire.written.clear()
+    await exchange.read()
+    connection.close()
+
+    heard = server.receive_data(bytes(wire.written))
+    assert [type(event) for event in heard] == [WindowUpdated, ConnectionTerminated]
 
 
 async def test_many_streams_that_were_left() -> None:

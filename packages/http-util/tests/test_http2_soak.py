@@ -11,7 +11,7 @@ from h2.errors import ErrorCodes
 from llama_orch_adapter_api import WorkerError
 from llama_orch_adapter_testkit import Reply, cases, dice
 from llama_orch_http_util import HttpClient, _session
-from llama_orch_http_util._http2 import Connection
+from llama_orch_http_util._http2_pool import Http2Pool
 from llama_orch_http_util._http2_wire import SHARED_WINDOW
 
 from .http2_far_end import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -26,13 +26,16 @@ from .http2_far_end import (  # type: ignore[import-not-found]  # test folders a
 DONE = "[DONE]"
 
 
-def window_of(connection: Connection, far: FarEnd) -> int:
-    """What the peer may send, by its own book, and what it will be allowed to: owed, and of streams that were left."""
-    here = connection._transport.get_extra_info("sockname")
-    (peer,) = [each for each in far.live if each.transport.get_extra_info("peername") == here]
-    left_over = connection._wire._h2._inbound_flow_control_window_manager._bytes_processed
-    owed = connection._wire._shared_owed + connection._wire._direct_owed + left_over
-    return int(peer.h2.outbound_flow_control_window) + owed
+def windows_of(pool: Http2Pool, far: FarEnd) -> set[int]:
+    """What the peers may send by their own books, and what they will be allowed to; -1 for a peer that is not there."""
+    peers = {each.transport.get_extra_info("peername"): each for each in far.live}
+    windows = set()
+    for connection in pool._connections:
+        wire = connection._wire
+        owed = wire._shared_owed + wire._direct_owed + wire._h2._inbound_flow_control_window_manager._bytes_processed
+        peer = peers.get(connection._transport.get_extra_info("sockname"))
+        windows.add(owed + peer.h2.outbound_flow_control_window if peer else -1)
+    return windows
 
 
 class Weather:
@@ -119,9 +122,8 @@ async def test_soak(direct: bool, tmp_path: Path) -> None:
         (pool,) = pools()
         print(f"case 9: {weather.endings.total()} streams, {len(far.connections)} connections: {dict(weather.endings)}")
         assert {"2", "left", "cancelled", "truncated", "reset"} <= set(weather.endings)
-        for connection in pool._connections:
-            await until(lambda connection=connection: window_of(connection, far) == SHARED_WINDOW)
+        await until(lambda: len(far.live) <= config.http2_connections)
+        await until(lambda: windows_of(pool, far) <= {SHARED_WINDOW})
         assert all(connection._wire._h2.open_outbound_streams == 0 for connection in pool._connections)
-        assert len(far.live) <= config.http2_connections
     assert list(_session._sessions.values()) == []
     await until(lambda: not far.live)

@@ -142,8 +142,8 @@ class Wire:
         self._h2.close_connection(ErrorCodes[code])
 
     def to_send(self) -> bytes:
-        """What is to be sent now; it is taken."""
-        data = self._h2.data_to_send() + self._direct_out
+        """What is to be sent now; it is taken. A GOAWAY is the last of it: servers made of h2 bear nothing after it."""
+        data = bytes(self._direct_out) + self._h2.data_to_send()
         self._direct_out.clear()
         return data
 
