@@ -1,4 +1,6 @@
+import gc
 import random
+import weakref
 
 import pytest
 from llama_orch_adapter_api import BindingInfo, PoolUnavailable, Timeouts
@@ -141,3 +143,22 @@ def test_a_binding_is_itself_and_cannot_change():
     assert one.replica == "chat/0"
     with pytest.raises(AttributeError):
         one.adapter = Words()  # type: ignore[misc]
+
+
+def test_a_pool_lives_as_long_as_its_tasks():
+    """ORCH-3600: a pool that is bound again is the one its tasks still hold, treated anew; else nothing is kept."""
+    registry = Registry()
+    registry.add(binding("chat", "0"), PoolPolicy(max_in_flight=7))
+    held = registry.pool("chat")
+    registry.remove(held.order[0])
+    registry.add(binding("chat", "1"))
+
+    assert registry.pool("chat") is held
+    assert (held.policy, list(held.bindings)) == (PoolPolicy(), ["1"])
+
+    registry.remove(held.order[0])
+    gone = weakref.ref(held)
+    del held
+    gc.collect()
+
+    assert gone() is None

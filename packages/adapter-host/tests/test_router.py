@@ -234,3 +234,22 @@ def test_at_capacity_tells_of_the_others():
     table.registry.binding("pool", "1").leases.add(object())  # type: ignore[arg-type]
 
     assert table.refusal().detail == "at_capacity"
+
+
+@pytest.mark.parametrize("route", ["least_in_flight", "first"])
+def test_a_pool_that_was_emptied(route: str):
+    """ORCH-3600: a task that still holds a pool without a replica is told so, and the mend."""
+
+    def first(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
+        return replicas[0].replica_id
+
+    table = Table(PoolPolicy(route=route), first, pool=[bound()])
+    pool = table.registry.pool("pool")
+    table.registry.remove(pool.order[0])
+    with pytest.raises(PoolUnavailable, match="has no replica bound any more · bind one, or use another") as caught:
+        table.router.route(pool, task(), NOW)
+    with pytest.raises(PoolUnavailable, match=r"is not bound \(bound: none\)"):
+        table.router.route(pool, task(replica_id="0"), NOW)
+
+    assert (caught.value.detail, caught.value.pool) == ("unknown_pool", "pool")
+    assert not table.router.others(pool, task(), NOW)

@@ -1,5 +1,7 @@
 """Which bindings stand for which pools and replicas."""
 
+from weakref import WeakValueDictionary
+
 from llama_orch_adapter_api import BindingInfo, PoolUnavailable
 
 from ._binding import Binding
@@ -13,6 +15,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
+        self._left: WeakValueDictionary[str, Pool] = WeakValueDictionary()  # empty, as long as a task of it lives
         self._latest: dict[tuple[str, str], int] = {}  # generations; a replica that is bound again goes on counting
 
     def next_generation(self, pool_id: str, replica_id: str) -> int:
@@ -33,7 +36,7 @@ class Registry:
         pool_id = binding.info.pool_id
         pool = self._pools.get(pool_id)
         if pool is None:
-            pool = self._pools[pool_id] = Pool(pool_id, policy or PoolPolicy())
+            pool = self._pools[pool_id] = self._made(pool_id, policy or PoolPolicy())
         elif policy is not None:
             pool.adopt(policy)
         before = pool.bindings.get(binding.info.replica_id)
@@ -47,7 +50,7 @@ class Registry:
         pool = self._pools[binding.info.pool_id]
         pool.remove(binding.info.replica_id)
         if not pool.bindings:
-            del self._pools[pool.id]
+            self._left[pool.id] = self._pools.pop(pool.id)
         return True
 
     def check_free(self, info: BindingInfo) -> None:
@@ -103,3 +106,11 @@ class Registry:
     def all(self) -> list[Binding]:
         """Every binding."""
         return [binding for pool in self._pools.values() for binding in pool.order]
+
+    def _made(self, pool_id: str, policy: PoolPolicy) -> Pool:
+        """A pool without a replica: the one that tasks of that name still wait in, or a new one."""
+        pool = self._left.pop(pool_id, None)
+        if pool is None:
+            return Pool(pool_id, policy)
+        pool.adopt(policy)
+        return pool

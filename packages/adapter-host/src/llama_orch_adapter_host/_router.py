@@ -75,7 +75,7 @@ class Router:
     def _pinned(self, pool: Pool, replica_id: str, look: Look) -> Pick:
         binding = pool.bindings.get(replica_id)
         if binding is None:
-            bound = ", ".join(sorted(pool.bindings))
+            bound = ", ".join(sorted(pool.bindings)) or "none"
             raise PoolUnavailable(
                 f"replica {replica_id!r}, which the task is pinned to, is not bound (bound: {bound})",
                 detail="unknown_pool",
@@ -90,6 +90,13 @@ class Router:
 
 def refused(pool: Pool, bindings: Iterable[Binding], now: float) -> PoolUnavailable:
     """Why none of these takes a task, and when one may: told is what is nearest to taking it."""
+    if not pool.order:
+        return PoolUnavailable(
+            f"pool {pool.id!r} has no replica bound any more · bind one, or use another pool",
+            detail="unknown_pool",
+            phase="queue",
+            pool=pool.id,
+        )
     refusals = [refusal for each in bindings if (refusal := each.gate.refuses(now, len(each.leases)))]
     nearest = min(refusals, key=lambda each: _NEARNESS[each.why], default=Refusal("draining", float("inf")))
     soonest = min((each.again_in for each in refusals), default=float("inf"))

@@ -60,6 +60,8 @@ def least_in_flight(pool: Pool, look: Look) -> Pick | None:
     order = pool.order
     if len(order) == 1:
         return Pick(order[0], "the only replica") if admits(order[0], look) else None
+    if not order:  # unbound while a task waited
+        return None
     if len(order) <= FEW:
         pool.turn = turn = (pool.turn + 1) % len(order)
         best = _least(order[turn:] + order[:turn], look)
