@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
-from llama_orch_adapter_api import WorkerHealth
+from llama_orch_adapter_api import AdapterError, WorkerHealth, WorkerProps
 from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._breaker import BreakerPolicy
 from llama_orch_adapter_host._health import HealthPolicy
@@ -185,7 +186,63 @@ async def test_stopped_it_asks_no_more():
         assert replica.health_asked == heard == []
 
 
+class Confused(Replica):
+    """Its first answer is no health at all: what it is given, raised or returned."""
+
+    def __init__(self, first: object) -> None:
+        super().__init__()
+        self.first = first
+        self.props_asked: list[float] = []
+
+    async def health(self) -> WorkerHealth:
+        health = await super().health()
+        return health if len(self.health_asked) > 1 else self._confused()
+
+    async def props(self) -> WorkerProps:
+        self.props_asked.append(now())
+        return await super().props() if len(self.props_asked) > 1 else self._confused()
+
+    def _confused(self) -> Any:  # that is its fault
+        if isinstance(self.first, BaseException):
+            raise self.first
+        return self.first
+
+
+@pytest.mark.parametrize("first", [None, "ready", asyncio.CancelledError()], ids=["None", "a word", "cancelled"])
+@virtual
+async def test_a_bad_answer_is_not_the_last(first: object):
+    """ORCH-3602: an adapter whose answer is no health is asked again in time, and then believed."""
+    replica = Confused(first)
+    prober = prober_of(replica, HealthPolicy(spread=0))
+    prober.ask_soon()
+    await asyncio.sleep(12)
+    prober.stop()
+
+    assert gaps(replica.health_asked) == [moment(5), moment(5)]
+    assert prober._binding.gate.health.belief == "ready"
+
+
 # --- through the host
+
+
+@virtual
+async def test_what_is_no_health_and_no_props():
+    """ORCH-3602: a wrong answer is the adapter's fault, told by name, and the replica is watched on."""
+    replica = Confused(None)
+    async with host_of(replica) as host:
+        health = (await host.health("pool"))["0"]
+        props = (await host.props("pool"))["0"]
+        await asyncio.sleep(70)
+        snapshot = host.capabilities().pools["pool"].replicas["0"]
+
+    assert (health.state, health.detail) == (
+        "down",
+        "the adapter for words answered a NoneType, not a WorkerHealth · pool/0 · report it to the adapter's author",
+    )
+    assert isinstance(props, AdapterError)
+    assert (props.detail, "answered a NoneType, not a WorkerProps" in props.message) == ("plugin", True)
+    assert len(replica.health_asked) > 10
+    assert snapshot.capabilities is not None
 
 
 @virtual

@@ -245,20 +245,25 @@ async def test_a_rebind_that_cannot_be_built():
 
 @virtual
 async def test_an_adapter_that_answers_nonsense():
-    """ORCH-3600: an adapter whose health is no health is told and closed, as one that is not ready is."""
+    """ORCH-3600: an adapter whose health is none, or holds nonsense, is told and closed as one that is not ready."""
+    odd = WorkerHealth(live=True, ready=False, state="down", detail=7)  # type: ignore[arg-type]  # that is its fault
+    answers = {"http://none": None, "http://odd": odd}
 
     class Nonsense(Engine):
-        async def health(self) -> WorkerHealth:
-            return None  # type: ignore[return-value]  # that is its fault
+        def __init__(self, url: str) -> None:
+            super().__init__()
+            self.told = answers.get(url, READY)  # type: ignore[assignment]  # as above
 
-    yard = Yard(lambda url: Nonsense() if url == "http://bad" else Engine())
+    yard = Yard(Nonsense)
     host = AdapterHost(plugins=yard.plugins)
     host.bind("chat", "words", {})
     async with host:
-        with pytest.raises(ReloadError, match="replica chat/0: AttributeError was raised while it was preloaded"):
-            await host.rebind("chat", "words", {"url": "http://bad"})
+        with pytest.raises(ReloadError, match="it is down: the adapter for words answered a NoneType"):
+            await host.rebind("chat", "words", {"url": "http://none"})
+        with pytest.raises(ReloadError, match="replica chat/0: [A-Za-z]+Error was raised while it was preloaded"):
+            await host.rebind("chat", "words", {"url": "http://odd"})
 
-        assert yard.closed == [0, 1]
+        assert yard.closed == [0, 1, 1]
 
 
 @virtual

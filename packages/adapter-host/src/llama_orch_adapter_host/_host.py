@@ -37,7 +37,7 @@ from ._flight import cancelled
 from ._ledger import Ledger
 from ._plugins import Plugins
 from ._policy import PoolPolicy
-from ._probe import probe
+from ._probe import ask_health, ask_props
 from ._receipt import CancelReceipt
 from ._record import FlightRecord
 from ._relay import Relay
@@ -227,11 +227,11 @@ class AdapterHost(Changes):
 
     async def health(self, pool_id: str) -> Mapping[str, WorkerHealth]:
         """How each replica is, by replica_id; one that does not answer is `down`. Raises `PoolUnavailable`."""
-        return await self._ask(pool_id, lambda adapter: adapter.health(), WorkerHealth.of)
+        return await self._ask(pool_id, ask_health)
 
     async def props(self, pool_id: str) -> Mapping[str, WorkerProps | WorkerError]:
         """Capacity and capabilities by replica_id, or why they are not known. Raises `PoolUnavailable`."""
-        return await self._ask(pool_id, lambda adapter: adapter.props(), lambda error: error)
+        return await self._ask(pool_id, ask_props)
 
     def capabilities(self) -> CapabilitySnapshot:
         """What every replica of every pool can do, as it was last seen. Asks no engine."""
@@ -294,13 +294,11 @@ class AdapterHost(Changes):
                 "this host is stopping · use another one", detail="draining", phase="queue", pool=pool_id
             )
 
-    async def _ask(
-        self, pool_id: str, ask: Callable[[WorkerAdapter], Awaitable[T]], failed: Callable[[WorkerError], T]
-    ) -> dict[str, T]:
-        """Ask every replica of a pool at once; what an adapter raises is answered for it by `failed`."""
+    async def _ask(self, pool_id: str, ask: Callable[[Binding], Awaitable[T]]) -> dict[str, T]:
+        """Ask every replica of a pool at once."""
         self._check_open(pool_id)
         pool = dict(self._registry.pool(pool_id).bindings)  # a replica bound meanwhile is not asked
-        answers = await asyncio.gather(*(probe(binding, ask, failed) for binding in pool.values()))
+        answers = await asyncio.gather(*(ask(binding) for binding in pool.values()))
         return dict(zip(pool, answers, strict=True))
 
     def _blueprints(self) -> list[Blueprint]:

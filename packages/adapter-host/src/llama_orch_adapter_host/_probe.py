@@ -20,14 +20,26 @@ FAREWELL_LIMIT = 2.0
 """Seconds that an adapter may take to close, or to confirm a cancel."""
 
 
-async def probe(
-    binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[T]], failed: Callable[[WorkerError], T]
-) -> T:
-    """What the adapter answers, or `failed` of why it does not."""
+async def ask_health(binding: Binding) -> WorkerHealth:
+    """How the replica is; one that does not answer is `down`."""
+    answer = await _ask(binding, lambda adapter: adapter.health(), WorkerHealth)
+    return WorkerHealth.of(answer) if isinstance(answer, WorkerError) else answer
+
+
+async def ask_props(binding: Binding) -> WorkerProps | WorkerError:
+    """What the replica can do, or why it does not say."""
+    return await _ask(binding, lambda adapter: adapter.props(), WorkerProps)
+
+
+async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object]], kind: type[T]) -> T | WorkerError:
+    """What the adapter answers, if it is of this kind, or why it does not."""
     info = binding.info
     try:
         async with asyncio.timeout(PROBE_LIMIT) as limit:
-            return await ask(binding.adapter)
+            answer = await ask(binding.adapter)
+        if isinstance(answer, kind):
+            return answer
+        failure: WorkerError = plugin_error(binding, f"answered a {type(answer).__name__}, not a {kind.__name__}")
     except WorkerError as error:
         failure = error
     except Exception as error:  # noqa: BLE001  # it is a stranger's code, and one replica's trouble alone
@@ -36,21 +48,7 @@ async def probe(
             failure = DecodeTimeout(
                 f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
             )
-    return failed(failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id))
-
-
-async def ask_health(binding: Binding) -> WorkerHealth:
-    """How the replica is; one that does not answer is `down`."""
-    return await probe(binding, lambda adapter: adapter.health(), WorkerHealth.of)
-
-
-async def ask_props(binding: Binding) -> WorkerProps | WorkerError:
-    """What the replica can do, or why it does not say."""
-    return await probe(binding, _props, lambda error: error)
-
-
-async def _props(adapter: WorkerAdapter) -> WorkerProps | WorkerError:
-    return await adapter.props()
+    return failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
 
 
 async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> bool:

@@ -9,7 +9,7 @@ from llama_orch_adapter_api import WorkerHealth
 
 from ._binding import Binding
 from ._health import HealthPolicy
-from ._probe import probe
+from ._probe import ask_health
 
 _WHILE_AWAITED = 1.0
 """Seconds between two questions while an engine is about to be ready, and the least between two made urgent."""
@@ -83,9 +83,10 @@ class Prober:
 
     async def _hear(self) -> None:
         try:
-            health = await probe(self._binding, lambda adapter: adapter.health(), WorkerHealth.of)
-        finally:
+            health = await ask_health(self._binding)
+            if not self._stopped:
+                self._saw(self._binding, health)
+        finally:  # whatever came of it, it is asked again
             self._question = None
-        if not self._stopped:
-            self._saw(self._binding, health)
-            self.ask_in(self.next_in(self._loop.time()))
+            if not self._stopped:
+                self.ask_in(self.next_in(self._loop.time()))
