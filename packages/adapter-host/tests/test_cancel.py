@@ -204,6 +204,26 @@ async def test_when_nobody_can_tell(replica: Replica):
 
 
 @virtual
+async def test_a_host_that_stops_before_the_engine_is_idle():
+    """ORCH-3601: a stop of the host ends the wait for the engine with None; a wait that is given up ends nothing."""
+    async with host_of(Confirming(1.5)) as host:
+        request = task()
+        reader = asyncio.create_task(outcome_of(host, request))
+        await asyncio.sleep(1)
+        receipt = await host.cancel("pool", request.task_id)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await receipt.idle()
+        waiting = asyncio.create_task(receipt.idle())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await reader
+
+    assert await waiting is None
+    assert await receipt.idle() is None
+
+
+@virtual
 async def test_a_back_off_has_no_engine_to_confirm():
     """ORCH-3601: a task cancelled between two replicas is on none, so that no adapter is told of it."""
     replica = Confirming(0.3)

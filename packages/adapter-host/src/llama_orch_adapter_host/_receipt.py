@@ -16,6 +16,9 @@ class CancelReceipt(msgspec.Struct, frozen=True):
     async def idle(self) -> float | None:
         """Milliseconds from the cancel until the engine's slot was idle, once that is so.
 
-        None where nobody can tell: the adapter does not confirm cancels, or it took longer than 2 s.
+        None where nobody can tell: the adapter does not confirm cancels, it took longer than 2 s, or the host stopped.
         """
-        return None if self.confirmation is None else await asyncio.shield(self.confirmation)
+        if self.confirmation is None:
+            return None
+        await asyncio.wait([self.confirmation])  # whoever stops waiting stops nothing else
+        return None if self.confirmation.cancelled() else self.confirmation.result()
