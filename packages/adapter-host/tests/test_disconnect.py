@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 from llama_orch_adapter_host import AdapterHost
-from llama_orch_adapter_host._disconnect import gone
+from llama_orch_adapter_host._disconnect import leaving
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     Words,
     drained,
+    end,
     host_of,
     moment,
     now,
@@ -66,15 +67,21 @@ SHAPES: dict[str, Callable[[float], Any]] = {
 @virtual
 async def test_a_client_that_leaves_is_noticed(shape: str):
     """ORCH-3601: each shape of client is noticed within a tenth of a second of its leaving."""
-    await gone(SHAPES[shape](2.0))
+    await leaving(SHAPES[shape](2.0))()
 
     assert 2.0 <= now() <= 2.1 + 1e-6
 
 
+@virtual
 async def test_what_is_no_client_is_refused():
-    """Something that neither tells nor can be asked is refused by name."""
-    with pytest.raises(TypeError, match="a int is no client"):
-        await gone(7)  # type: ignore[arg-type]
+    """ORCH-3601: something that neither tells nor can be asked is refused by name before anything is sent."""
+    adapter = Words()
+    async with host_of(adapter) as host:
+        with pytest.raises(TypeError, match="a int is no client"):
+            async with host.cancel_on_disconnect(7, "pool", "t"), host.submit("pool", task()):  # type: ignore[arg-type]
+                raise AssertionError
+
+    assert adapter.begun == 0
 
 
 async def ended_after(host: AdapterHost, seconds: float) -> tuple[str, int]:
@@ -112,3 +119,54 @@ async def test_a_client_that_stays_changes_nothing():
 
     assert ended == ("stop", 5)
     assert now() == moment(3.0)
+
+
+class Broken(Connected):
+    """Raises as soon as it is looked at after so many seconds."""
+
+    def is_closing(self) -> bool:
+        if super().is_closing():
+            raise RuntimeError("the server is confused")
+        return False
+
+
+@virtual
+async def test_a_client_that_raises_is_no_trouble_of_the_task(caplog: pytest.LogCaptureFixture):
+    """ORCH-3601: a client that raises is logged and watched no more; the block ends with what it raises itself."""
+    request = task()
+    async with host_of(Words()) as host:
+        with pytest.raises(KeyError, match="the block's own"):
+            async with host.cancel_on_disconnect(Broken(0.5), "pool", request.task_id):
+                events = await drained(await host.submit("pool", request))
+                raise KeyError("the block's own")
+
+    assert events[-1] == end(3)
+    assert f"task {request.task_id}: asking for its client raised RuntimeError: the server is confused" in caplog.text
+
+
+@virtual
+async def test_a_cancellation_from_outside_stays_one():
+    """ORCH-3601: a block that is cancelled while its watch ends is cancelled, whichever comes first."""
+
+    class Clinging(Receiving):
+        async def __call__(self) -> dict[str, Any]:
+            try:
+                return await super().__call__()
+            except asyncio.CancelledError:
+                await asyncio.sleep(1)
+                raise
+
+    async def block(host: AdapterHost) -> str:
+        async with host.cancel_on_disconnect(Clinging(9), "pool", "t"):
+            await asyncio.sleep(1)
+        return "went on"
+
+    async with host_of(Words()) as host:
+        blocks = [asyncio.create_task(block(host)) for _ in range(2)]
+        for running, at in zip(blocks, (0.5, 1.0), strict=True):
+            await asyncio.sleep(at)
+            running.cancel()
+        await asyncio.wait(blocks)
+        await asyncio.sleep(1)  # the client lets go
+
+    assert [running.cancelled() for running in blocks] == [True, True]

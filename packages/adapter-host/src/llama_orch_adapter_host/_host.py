@@ -18,6 +18,7 @@ from llama_orch_adapter_api import (
     WorkerError,
     WorkerHealth,
     WorkerProps,
+    get_logger,
 )
 
 from ._attempts import Attempts
@@ -29,11 +30,12 @@ from ._capabilities import CapabilitySnapshot, PoolCapabilities
 from ._changes import Changes
 from ._config import ConfigError, HostConfig
 from ._confirm import confirmed
-from ._disconnect import Client, gone
+from ._disconnect import Client, leaving
 from ._events import HostStopped, HostStopping
 from ._file import ConfigFile
 from ._fleet import Fleet
 from ._flight import cancelled
+from ._guard import told
 from ._ledger import Ledger
 from ._plugins import Plugins
 from ._policy import PoolPolicy
@@ -49,6 +51,8 @@ from ._watch import Watch
 from .observe import Narrator
 
 T = TypeVar("T")
+
+logger = get_logger(__name__)
 
 _CLOCK_GRAIN = 1e-6
 """Seconds that a sum of moments may be off."""
@@ -204,18 +208,23 @@ class AdapterHost(Changes):
         """Within the block, cancel the task as soon as the client of a web server is gone, wherever the task is then.
 
         `client` is a request of an aiohttp server, of Starlette or FastAPI, or ASGI's `receive`. Enter it before
-        `submit`, which may wait long for the first token.
+        `submit`, which may wait long for the first token. Raises `TypeError` for what is none of these; a client that
+        raises while it is asked is logged, and watched no more.
         """
-        watching = asyncio.get_running_loop().create_task(self._cancel_when_gone(client, pool_id, task_id))
+        gone = leaving(client)
+        watching = asyncio.get_running_loop().create_task(self._cancel_when(gone, pool_id, task_id))
         try:
             yield
         finally:
             watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.wait([watching])
 
-    async def _cancel_when_gone(self, client: Client, pool_id: str, task_id: str) -> None:
-        await gone(client)
+    async def _cancel_when(self, gone: Callable[[], Awaitable[None]], pool_id: str, task_id: str) -> None:
+        try:
+            await gone()
+        except Exception as error:  # noqa: BLE001  # a web server's code, and none of the block's trouble
+            logger.warning("task %s: asking for its client raised %s; it is watched no more", task_id, told(error))
+            return
         while (await self.cancel(pool_id, task_id)).outcome == "unknown":  # noqa: ASYNC110  # not submitted yet
             await asyncio.sleep(_DRAIN_LOOK)
 
