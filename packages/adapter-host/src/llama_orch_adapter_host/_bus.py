@@ -37,7 +37,7 @@ class Bus:
         self._observers: tuple[Observer, ...] = ()
         self._choosy: tuple[Choosy, ...] = ()
         self._greedy = 0  # observers that take everything
-        self._complained: set[Observer] = set()
+        self._complained: set[int] = set()  # by identity: an observer need not be hashable
 
     def add(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` from now on; call what is returned to end that. One that traces names traces from now on."""
@@ -66,6 +66,7 @@ class Bus:
 
     def _remove(self, observer: Observer) -> None:
         self._observers = tuple(each for each in self._observers if each is not observer)
+        self._complained.discard(id(observer))
         self._sort()
         if isinstance(observer, Traces) and self.traces == observer.traceparent:
             self.traces = None
@@ -76,6 +77,6 @@ class Bus:
         self._greedy = len(everyone) - len(self._choosy)
 
     def _complain(self, observer: Observer, error: Exception) -> None:
-        if observer not in self._complained:
-            self._complained.add(observer)
+        if id(observer) not in self._complained:
+            self._complained.add(id(observer))
             logger.warning("an observer of events raised %s; its further complaints are not told", type(error).__name__)
