@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from llama_orch_adapter_api import get_logger
+import msgspec
+from llama_orch_adapter_api import TaskRequest, get_logger
 
 from ._events import Event, HostEvent
 
@@ -33,7 +34,7 @@ class Bus:
     """Tells every observer of every event. One that raises is logged once, and told on."""
 
     def __init__(self) -> None:
-        self.traces: Callable[[str], str | None] | None = None  # by task id, what an engine is told of its trace
+        self._tracer: Traces | None = None  # the latest one
         self._observers: tuple[Observer, ...] = ()
         self._choosy: tuple[Choosy, ...] = ()
         self._greedy = 0  # observers that take everything
@@ -44,17 +45,36 @@ class Bus:
         self._observers = (*self._observers, observer)
         self._sort()
         if isinstance(observer, Traces):
-            self.traces = observer.traceparent
+            self._tracer = observer
         return lambda: self._remove(observer)
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whether anybody has a use for an event of this kind; the events of each task are made only then."""
+        """Whether anybody has a use for an event of this kind; the events of each task are made only then.
+
+        One that raises is taken to have.
+        """
         if self._greedy:
             return True
-        for observer in self._choosy:  # noqa: SIM110  # `any` of a generator would cost thrice as much
-            if observer.wants(kind):
+        for observer in self._choosy:
+            try:
+                if observer.wants(kind):
+                    return True
+            except Exception as error:  # noqa: BLE001  # as in emit
+                self._complain(observer, error)
                 return True
         return False
+
+    def traced(self, task: TaskRequest) -> TaskRequest:
+        """The task in the trace of its running attempt; as it is where nobody names one. Never raises."""
+        tracer = self._tracer
+        if tracer is None:
+            return task
+        try:
+            trace = tracer.traceparent(task.task_id)
+            return task if trace is None else msgspec.structs.replace(task, traceparent=trace)
+        except Exception as error:  # noqa: BLE001  # as in emit
+            self._complain(tracer, error)
+            return task
 
     def emit(self, event: HostEvent) -> None:
         """Tell all. Never raises."""
@@ -68,15 +88,15 @@ class Bus:
         self._observers = tuple(each for each in self._observers if each is not observer)
         self._complained.discard(id(observer))
         self._sort()
-        if isinstance(observer, Traces) and self.traces == observer.traceparent:
-            self.traces = None
+        if isinstance(observer, Traces) and observer is self._tracer:
+            self._tracer = None
 
     def _sort(self) -> None:
         everyone: tuple[object, ...] = self._observers
         self._choosy = tuple(each for each in everyone if isinstance(each, Choosy))
         self._greedy = len(everyone) - len(self._choosy)
 
-    def _complain(self, observer: Observer, error: Exception) -> None:
+    def _complain(self, observer: object, error: Exception) -> None:
         if id(observer) not in self._complained:
             self._complained.add(id(observer))
             logger.warning("an observer of events raised %s; its further complaints are not told", type(error).__name__)

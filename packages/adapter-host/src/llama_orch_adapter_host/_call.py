@@ -6,7 +6,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import msgspec
 from llama_orch_adapter_api import BindingInfo, End, InternalError, Phase, TaskRequest, WorkerError
 
 from ._binding import Binding
@@ -119,18 +118,15 @@ class Call:
         self._tell.begun(self.record, info)
         try:
             number = len(self.record.attempts)
-            self.flight = Flight(self._traced(), binding, self._landed, number, loop=self.loop, began=began)
+            self.flight = Flight(
+                self._bus.traced(self.task), binding, self._landed, number, loop=self.loop, began=began
+            )
         except WorkerError as error:
             self._unseat(error, began)
             raise
         if self._deadline is not None:
             self.flight.arm(self._deadline)
         return self.flight
-
-    def _traced(self) -> TaskRequest:
-        """The task as the engine gets it, in the trace of this attempt."""
-        trace = None if self._bus.traces is None else self._bus.traces(self.task.task_id)
-        return self.task if trace is None else msgspec.structs.replace(self.task, traceparent=trace)
 
     def advised(self, info: BindingInfo, advice: str) -> None:
         """The adapter of a replica that it is about to be sent to has advice, told once."""
