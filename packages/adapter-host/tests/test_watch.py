@@ -16,7 +16,7 @@ from llama_orch_adapter_api import (
     TokenEvent,
     WorkerError,
 )
-from llama_orch_adapter_host import AdapterHost
+from llama_orch_adapter_host import AdapterHost, PoolPolicy
 from llama_orch_adapter_host._watch import INTERVAL
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -34,6 +34,7 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     tokens,
     virtual,
 )
+from .replicas import left_behind  # type: ignore[import-not-found]  # as above
 
 LIMITS = Timeouts(first_token=4, idle=2)
 
@@ -228,3 +229,37 @@ async def test_the_watch_rests_when_nothing_flies():
             await host.submit("pool", task(replica_id="1"))
 
     assert host._watch._timer is None
+
+
+@virtual
+async def test_a_stream_that_is_kept_after_its_end_holds_no_replica():
+    """ORCH-3600: who took the End and pulls no more, but keeps the stream, holds no lease: it is let go of soon."""
+    adapter = Words(words=1)
+    async with host_of(adapter, policy=PoolPolicy(max_in_flight=1), timeouts=Timeouts(drain=30)) as host:
+        kept = []
+        for _ in range(3):
+            kept.append(await host.submit("pool", task()))
+            async for event in kept[-1]:
+                if isinstance(event, End):
+                    break
+            await asyncio.sleep(2.1 * INTERVAL)
+            assert left_behind(host) == []
+            assert adapter.freed == adapter.begun
+        at = now()
+        cut = await host.drain("pool")
+
+        assert (cut, now()) == (0, moment(at))
+        assert [await drained(stream) for stream in kept] == [[], [], []]
+
+
+@virtual
+async def test_an_end_that_waits_to_be_pulled_is_not_lost():
+    """ORCH-3600: a task that ended before anybody pulled is let go of too, and tells all that it had to tell."""
+    adapter = Words(words=0)
+    async with host_of(adapter) as host:
+        stream = await host.submit("pool", task())
+        await asyncio.sleep(1)
+        left, freed = left_behind(host), adapter.freed
+
+        assert (left, freed) == ([], 1)
+        assert await drained(stream) == [STARTED, end(0)]

@@ -211,11 +211,14 @@ class Flight:
     def check_silence(self, now: float) -> None:
         """Interrupt an engine that is silent for longer than its pool allows, and an adapter that does not let go.
 
-        A caller that does not pull is no engine.
+        A caller that does not pull is no engine. One that took the end and pulls no more holds no replica: its stream
+        is closed here, because whoever pulls again at once, as most do, closes it for less.
         """
         limits = self.binding.timeouts
         if self.outcome is not None:
-            if self._waiting is not None and now - self._silent_since >= CLOSE_LIMIT:
+            if self._waiting is None:
+                self.begin_closing()
+            elif now - self._silent_since >= CLOSE_LIMIT:
                 self._silent_since = now
                 self._insist(self._waiting)
         elif not self.committed:
