@@ -1,7 +1,6 @@
 """One task from its admission to its one outcome, over all its attempts."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -61,13 +60,7 @@ class Call:
         self.flight: Flight | None = None
         self.binding: Binding | None = None  # the latest one that was asked
         self.outcome: End | WorkerError | None = None
-        self.record = FlightRecord(
-            task_id=task.task_id,
-            pool_id=pool.id,
-            admitted_at=time.time(),
-            session_id=task.session_id,
-            correlation_id=task.correlation_id,
-        )
+        self.record = FlightRecord.of(task, pool.id)
         self._tell = Teller(bus)
         self._bus = bus
         self._on_over = on_over

@@ -46,6 +46,7 @@ from ._relay import Relay
 from ._reload import Reloads
 from ._router import Router
 from ._stream import Grounded, Submission, TokenStream
+from ._teller import Teller
 from ._triggers import Trigger
 from ._watch import Watch
 from .observe import Narrator
@@ -284,15 +285,27 @@ class AdapterHost(Changes):
 
     def _admit(self, pool_id: str, task: TaskRequest) -> Call:
         """The task, taken in. Raises what forbids it before an engine is asked."""
-        self._check_open(pool_id)
-        self._ledger.check(pool_id, task)
-        pool = self._registry.pool(pool_id)
+        try:
+            self._check_open(pool_id)
+            self._ledger.check(pool_id, task)
+            pool = self._registry.pool(pool_id)
+        except WorkerError as error:
+            self._refuse(pool_id, task, error)
+            raise
         pool.budget.earn()
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.get_running_loop()
         call = Call(task, pool, self._bus, self._ledger.end, self._fleet.hurry, loop=self._loop)
         self._ledger.begin(call)
         return call
+
+    def _refuse(self, pool_id: str, task: TaskRequest, error: WorkerError) -> None:
+        """Note and tell that a task was not taken in; where its id runs, nothing is told that would end that one."""
+        error.record = record = FlightRecord.of(task, pool_id)
+        record.ended(error, "queue", 0.0)
+        self._ledger.refused(record)
+        if self._ledger.live(task.task_id) is None:
+            Teller(self._bus).ended(task, record, None, error)
 
     def _policies(self) -> Mapping[str, RoutePolicy]:
         return self.plugins.routes()

@@ -64,9 +64,20 @@ class Ledger:
 
     def end(self, call: Call) -> None:
         """A task has its outcome."""
-        task_id = call.task.task_id
-        del self._live[task_id]
-        self._ended[task_id] = call.record
-        self._ended.move_to_end(task_id)
+        del self._live[call.task.task_id]
+        self._keep(call.record)
+
+    def refused(self, record: FlightRecord) -> None:
+        """A task ended before it was taken in. Nothing of its id is forgotten, nor that of one that runs touched."""
+        if record.task_id in self._live:
+            return
+        past = self._ended.get(record.task_id)
+        if past is not None:
+            record.resets = past.resets
+        self._keep(record)
+
+    def _keep(self, record: FlightRecord) -> None:
+        self._ended[record.task_id] = record
+        self._ended.move_to_end(record.task_id)
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

@@ -1,7 +1,10 @@
 """The flight record: what became of a task, attempt by attempt, and why."""
 
+import time
+from typing import Self
+
 import msgspec
-from llama_orch_adapter_api import End, WorkerError, one_line
+from llama_orch_adapter_api import End, TaskRequest, WorkerError, one_line
 
 from ._events import Ending
 from ._outcome import Outcome
@@ -65,6 +68,17 @@ class FlightRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     error_kind: str | None = None
     detail: str | None = None
     message: str | None = None
+
+    @classmethod
+    def of(cls, task: TaskRequest, pool_id: str) -> Self:
+        """That of a task that is handed in now."""
+        return cls(
+            task_id=task.task_id,
+            pool_id=pool_id,
+            admitted_at=time.time(),
+            session_id=task.session_id,
+            correlation_id=task.correlation_id,
+        )
 
     def ended(self, outcome: End | WorkerError, phase: str, duration: float) -> None:
         """Note the task's one outcome; `phase` is where it was, `duration` since it was taken in."""
