@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llama_orch_adapter_api import End, TaskRequest, Timeouts, Token, TokenEvent, WorkerError
-from llama_orch_adapter_host import AdapterHost, PoolPolicy
-from llama_orch_adapter_host._breaker import BreakerPolicy
-from llama_orch_adapter_host._retry import RetryPolicy
+from llama_orch_adapter_host import AdapterHost, BreakerPolicy, PoolPolicy, RetryPolicy
 from llama_orch_adapter_testkit import Behaviour, EngineProcess, Seen
 
 ENDLESS = 1_000_000

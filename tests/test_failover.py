@@ -13,10 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 from llama_orch_adapter_api import LaunchOptions, Sampling, TaskRequest, WorkerReset
-from llama_orch_adapter_host import AdapterHost, Plugins, PoolPolicy
-from llama_orch_adapter_host._breaker import BreakerPolicy
-from llama_orch_adapter_host._events import BreakerChanged, FirstToken, HealthChanged, HostEvent
-from llama_orch_adapter_host._health import HealthPolicy
+from llama_orch_adapter_host import AdapterHost, BreakerPolicy, HealthPolicy, Plugins, PoolPolicy
+from llama_orch_adapter_host.events import BreakerChanged, FirstToken, HealthChanged, HostEvent
 
 from .fleet import Life
 

@@ -53,6 +53,14 @@ def test_every_test_states_its_rule(path: Path) -> None:
     assert silent == []
 
 
+def test_what_is_not_the_packages_own_uses_public_names() -> None:
+    """What the cross-package tests and the benchmarks need of a library, its users can import too."""
+    rooms = re.compile(r"^\s*(?:from|import) (llama_orch_\w+\._\w+)", re.MULTILINE)
+    strangers = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+
+    assert [(path.name, room) for path in strangers for room in rooms.findall(path.read_text())] == []
+
+
 def test_contracts_and_coverage_know_every_package() -> None:
     """A package that the import contracts or the coverage did not list would go unchecked."""
     modules = ["llama_orch_" + path.name.replace("-", "_") for path in PACKAGES]

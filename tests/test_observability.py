@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from llama_orch_adapter_host._events import HostEvent
+from llama_orch_adapter_host.events import HostEvent
 from llama_orch_adapter_host.observe import TAXONOMY, Metrics
 from prometheus_client import CollectorRegistry
 

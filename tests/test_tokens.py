@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 from llama_orch_adapter_api import Timeouts, WorkerReset
-from llama_orch_adapter_host import FlightRecord, PoolPolicy
-from llama_orch_adapter_host._retry import RetryPolicy
+from llama_orch_adapter_host import FlightRecord, PoolPolicy, RetryPolicy
 from llama_orch_adapter_testkit import Behaviour, Seen, cases, dice
 
 from .fleet import NEVER_OPENS, Life, fleet, task

@@ -11,9 +11,8 @@ from itertools import pairwise
 
 import msgspec
 from llama_orch_adapter_api import AdapterSpec, DeadlineUnmet, End, TaskRequest, Timeouts, Token, WorkerError
-from llama_orch_adapter_host import AdapterHost, FlightRecord, Plugins, PoolPolicy
-from llama_orch_adapter_host._events import HostEvent
-from llama_orch_adapter_host._health import HealthPolicy
+from llama_orch_adapter_host import AdapterHost, FlightRecord, HealthPolicy, Plugins, PoolPolicy
+from llama_orch_adapter_host.events import HostEvent
 
 from .engine import Engine, SimulatedAdapter
 from .fate import HOUR, Fate, faults

@@ -29,8 +29,7 @@ from llama_orch_adapter_api import (
     WorkerProps,
     WorkerReset,
 )
-from llama_orch_adapter_host import AdapterHost, AttemptRecord, FlightRecord, Plugins, PoolPolicy
-from llama_orch_adapter_host._retry import RetryPolicy
+from llama_orch_adapter_host import AdapterHost, AttemptRecord, FlightRecord, Plugins, PoolPolicy, RetryPolicy
 
 from .day import Config
 

@@ -1,8 +1,11 @@
 """Discovers adapters of LLM engines, binds one per replica, and puts one behaviour around all of them."""
 
+from ._breaker import BreakerPolicy
+from ._bus import Observer
 from ._capabilities import CapabilitySnapshot, PoolCapabilities, Snapshot, capabilities_schema
 from ._config import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config
 from ._guard import PluginLimits
+from ._health import HealthPolicy
 from ._hint import BatchHint
 from ._host import AdapterHost
 from ._plugins import NoAdapterError, Plugins, UnknownEngineError
@@ -10,6 +13,7 @@ from ._policy import PoolPolicy
 from ._receipt import CancelReceipt
 from ._record import AttemptRecord, FlightRecord
 from ._report import ReloadError, ReloadReport
+from ._retry import RetryPolicy
 from ._scan import Plugin
 from ._stream import Result, Submission, TokenStream
 
@@ -17,12 +21,15 @@ __all__ = [
     "AdapterHost",
     "AttemptRecord",
     "BatchHint",
+    "BreakerPolicy",
     "CancelReceipt",
     "CapabilitySnapshot",
     "ConfigError",
     "FlightRecord",
+    "HealthPolicy",
     "HostConfig",
     "NoAdapterError",
+    "Observer",
     "Plugin",
     "PluginLimits",
     "Plugins",
@@ -33,6 +40,7 @@ __all__ = [
     "ReloadError",
     "ReloadReport",
     "Result",
+    "RetryPolicy",
     "Snapshot",
     "Submission",
     "TokenStream",
