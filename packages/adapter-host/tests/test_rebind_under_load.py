@@ -114,7 +114,7 @@ async def under_load(seed: int, drain: float) -> tuple[Load, Yard, int, int]:
                 before = {binding: binding.gate.draining for binding in host._registry.all()}
                 with pytest.raises(ReloadError):
                     await host.rebind(
-                        "chat", "words", {"url": SICK}, replica_id=str(which), policy=PoolPolicy(route="x")
+                        "chat", "words", {"url": SICK}, replica_id=str(which), policy=PoolPolicy(affinity=False)
                     )
                 assert {binding: binding.gate.draining for binding in host._registry.all()} == before
                 assert host._registry.pool("chat").policy == POLICY

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, Self
 
 import msgspec
@@ -19,7 +19,7 @@ from llama_orch_adapter_api import (
 from ._binding import Binding
 from ._config import ConfigError, HostConfig, read_replica, read_replicas
 from ._plugins import Plugins
-from ._policy import PoolPolicy
+from ._policy import LEAST_IN_FLIGHT, PoolPolicy
 
 
 class Wish(NamedTuple):
@@ -46,6 +46,8 @@ class Wish(NamedTuple):
     def read(self, plugins: Plugins, like: Binding | None = None) -> "Blueprint":
         """The replica, checked, with its secrets resolved, which may read files. Raises `ConfigError`."""
         spec = plugins.spec(self.engine)
+        if self.policy is not None and (unknown := _unknown_route(self.pool_id, self.policy, plugins)):
+            raise ConfigError(unknown)
         config = read_replica(f"{self.pool_id}/{self.replica_id}", self.table, spec)
         timeouts = self.timeouts or (Timeouts() if like is None else like.timeouts)
         http = self.http if self.http is not None else {} if like is None else like.http
@@ -111,6 +113,9 @@ def read_blueprints(config: HostConfig, plugins: Plugins) -> list[Blueprint]:
     blueprints: list[Blueprint] = []
     problems: list[ConfigError] = []
     for pool_id, pool in config.pools.items():
+        unknown = _unknown_route(pool_id, pool, plugins) + _unknown_pools(pool_id, pool, config.pools)
+        if unknown:
+            problems.append(ConfigError(unknown))
         try:
             spec = plugins.spec(pool.engine)
             blueprints += [
@@ -129,3 +134,21 @@ def raise_all(problems: list[ConfigError]) -> None:
         raise problems[0]
     if problems:
         raise ConfigError([sentence for error in problems for sentence in error.problems])
+
+
+def _unknown_route(pool_id: str, policy: PoolPolicy, plugins: Plugins) -> list[str]:
+    known = {LEAST_IN_FLIGHT, *plugins.routes()}
+    if policy.route in known:
+        return []
+    names = ", ".join(sorted(known))
+    mend = "name one of these, or install the plugin that registers it"
+    return [f"pool {pool_id!r}: no routing policy is named {policy.route!r} (known: {names}); {mend}"]
+
+
+def _unknown_pools(pool_id: str, policy: PoolPolicy, pools: Collection[str]) -> list[str]:
+    return [
+        f"pool {pool_id!r}: fallback names {name!r}, which is no pool (pools: {', '.join(sorted(pools))}); "
+        f"name one of these, or add a table [pools.{name}]"
+        for name in policy.fallback
+        if name not in pools
+    ]

@@ -151,8 +151,9 @@ class AdapterHost(Changes):
     ) -> BindingInfo:
         """Bind one replica: `replica` is its adapter's own table, as in a config. Nothing is sent to the engine yet.
 
-        `policy` is its pool's from now on; None leaves that as it is. Raises `ConfigError`, and `PoolUnavailable`
-        (draining) where the host is stopping.
+        `policy` is its pool's from now on; None leaves that as it is. Its `route` has to be known; the pools of
+        its `fallback` may be bound later. Raises `ConfigError`, and `PoolUnavailable` (draining) where the host is
+        stopping.
         """
         self._check_open(pool_id)
         wish = Wish(pool_id, replica_id, engine, replica, timeouts, http, policy)
