@@ -152,6 +152,29 @@ def test_a_policy_by_its_name():
     assert Table(PoolPolicy(route="absent"), last, nobody, pool=pool).route() == ("pool/0", "least in flight")
 
 
+def test_a_policy_replaces_affinity():
+    """With a plugin's policy the session decides nothing: the policy, which is shown it, does."""
+    sessions: list[str | None] = []
+
+    def last(asked: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
+        sessions.append(asked.session_id)
+        return replicas[-1].replica_id
+
+    def nobody(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> None:
+        return None
+
+    pool = [bound("0", 1), bound("1", 1), bound("2", 1)]
+    many = [task(session_id=f"session {i}") for i in range(20)]
+    by_session = Table(PoolPolicy(), pool=pool)
+    by_policy = Table(PoolPolicy(route="last"), last, pool=pool)
+    by_default = Table(PoolPolicy(route="nobody"), nobody, pool=pool)
+
+    assert {by_session.route(each)[1] for each in many} == {"session affinity"}
+    assert {by_policy.route(each) for each in many} == {("pool/2", "policy last")}
+    assert sessions == [each.session_id for each in many]
+    assert {by_default.route(each)[1] for each in many} == {"least in flight"}
+
+
 async def slow(_: TaskRequest, replicas: tuple[ReplicaView, ...]) -> str:
     return replicas[0].replica_id
 

@@ -1,8 +1,8 @@
 """Which replica takes a task, and why: functions over values.
 
-In this order: the replica the task is pinned to; the one its session belongs to; what the pool's policy picks among
-those that admit it. A pool of few replicas is looked at whole; of many, two are drawn, so that a pick costs the same
-whatever their number.
+The replica the task is pinned to comes first. Then, with the default policy, the one its session belongs to, and else
+the one with the least in flight; a pool of few replicas is looked at whole; of many, two are drawn, so that a pick
+costs the same whatever their number. A plugin's policy decides in the place of both: it sees the task with its session.
 """
 
 import inspect
