@@ -2,12 +2,15 @@
 
 import asyncio
 import collections
+import math
 import random
 import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
-from llama_orch_adapter_api import DeadlineUnmet, DecodeTimeout, Timeouts, Token, WorkerError
+from llama_orch_adapter_api import DeadlineUnmet, DecodeTimeout, TaskRequest, Timeouts, Token, TokenEvent, WorkerError
 from llama_orch_adapter_host import AdapterHost, PoolPolicy
 from llama_orch_adapter_host._events import HostEvent
 from llama_orch_adapter_host._retry import RetryPolicy
@@ -74,6 +77,56 @@ async def test_a_deadline_goes_on_through_the_attempts():
         assert (error.detail, error.phase, error.attempts) == ("first_token", "first_token", 2)
         assert now() == moment(2)
         assert [each.outcome for each in record_of(host, request).attempts] == ["backpressure", "cancelled"]
+
+
+class Dated(Replica):
+    """Keeps the tasks that it gets."""
+
+    def __init__(self, *scripts: Sequence[Step]) -> None:
+        super().__init__(*scripts)
+        self.got: list[TaskRequest] = []
+
+    def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        self.got.append(task)
+        return super().submit(task)
+
+
+@virtual
+async def test_an_adapter_gets_what_is_left():
+    """Battery 24: each attempt is given the rest of the deadline; the failure tells of the whole one, as asked for."""
+    replica = Dated((0.4, overloaded(0.5)), (STARTED, 99))
+    async with host_of(replica) as host:
+        request = task(deadline_ms=2000, session_id="s")
+        error = await outcome_of(host, request)
+        second = record_of(host, request).attempts[1].began_after
+
+        assert isinstance(error, DeadlineUnmet)
+        assert "the deadline of 2000 ms passed" in error.message
+        assert replica.got[0] is request
+        assert replica.got[1].deadline_ms == math.ceil((2 - second) * 1000) < 1200
+        assert msgspec.structs.replace(replica.got[1], deadline_ms=2000) == request
+
+
+@virtual
+async def test_a_rest_is_a_millisecond_at_the_least():
+    """A pool that finds any time useful may send a task whose deadline is as good as over: what is left is 1 ms."""
+    replica = Dated((1.0, refused()), ANSWER)
+    policy = PoolPolicy(retry=RetryPolicy(base=1e-9, cap=1e-9))
+    async with host_of(replica, replica, timeouts=Timeouts(min_useful=0), policy=policy) as host:
+        await outcome_of(host, task(deadline_ms=1001))
+
+        assert [each.deadline_ms for each in replica.got] == [1001, 1]
+
+
+@virtual
+async def test_without_a_deadline_nothing_is_left():
+    """A task without a deadline is given to the adapter of every attempt as it is."""
+    replica = Dated((0.4, refused()), ANSWER)
+    async with host_of(replica, replica) as host:
+        request = task()
+        await outcome_of(host, request)
+
+        assert [each is request for each in replica.got] == [True, True]
 
 
 STEPS: tuple[Step, ...] = (0.0, 0.02, 0.1, 0.4)

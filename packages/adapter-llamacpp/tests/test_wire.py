@@ -274,6 +274,7 @@ EVERYTHING: dict[str, Any] = {
     "seed": 7,
     "response_format": JsonSchema(SCHEMA),
     "kv_hint": "cold",
+    "deadline_ms": 2500,
     "extra": {"n_keep": 1},
 }
 
@@ -301,6 +302,7 @@ def sent(task: TaskRequest) -> dict[str, object]:
                 "logit_bias": [[42, -100.0]],
                 "json_schema": SCHEMA,
                 "cache_prompt": False,
+                "t_max_predict_ms": 3500,
                 "n_keep": 1,
             },
         ),
@@ -312,6 +314,7 @@ def sent(task: TaskRequest) -> dict[str, object]:
             TaskRequest(prompt="Hi", seed=1, extra={"seed": 2, "stream": False}),
             {"prompt": "Hi", "stream": False, "seed": 2},
         ),
+        (TaskRequest(prompt="Hi", deadline_ms=1, extra={"t_max_predict_ms": 7}), {**PROMPT, "t_max_predict_ms": 7}),
         (TaskRequest(messages=HI), CHAT),
         (
             TaskRequest(messages=HI, **EVERYTHING),
@@ -329,6 +332,7 @@ def sent(task: TaskRequest) -> dict[str, object]:
                     "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
                 },
                 "cache_prompt": False,
+                "t_max_predict_ms": 3500,
                 "n_keep": 1,
             },
         ),
@@ -343,6 +347,14 @@ def sent(task: TaskRequest) -> dict[str, object]:
 def test_a_task_becomes_a_body(task: TaskRequest, body: dict[str, object]):
     """Exactly what was asked for is sent, under the engine's own names; `extra` has the last word."""
     assert sent(task) == body
+
+
+@pytest.mark.parametrize("subject", [{"prompt": "Hi"}, {"messages": HI}], ids=str)
+@pytest.mark.parametrize("left", [1, 50, 2**53 - 1])
+def test_the_engine_gets_what_is_left_of_the_deadline(subject: dict[str, Any], left: int):
+    """Battery 24: both routes are told the rest of the deadline in ms, and a second more, for the host comes first."""
+    assert sent(TaskRequest(deadline_ms=left, **subject))["t_max_predict_ms"] == left + 1000
+    assert "t_max_predict_ms" not in sent(TaskRequest(**subject))
 
 
 @pytest.mark.parametrize("name", ["completion_stream", "completion_stream_emoji", "n_predict_0"])

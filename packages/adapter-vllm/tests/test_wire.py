@@ -213,6 +213,7 @@ def sent(task: TaskRequest) -> dict[str, object]:
     ("task", "body"),
     [
         (TaskRequest(prompt="Hi"), PROMPT),
+        (TaskRequest(prompt="Hi", deadline_ms=2500), PROMPT),  # it takes no time limit
         (TaskRequest(prompt="Hi", **EVERYTHING), {**PROMPT, **WANTED, "logprobs": 3}),
         (TaskRequest(prompt="Hi", sampling=Sampling(logprobs=0)), {**PROMPT, "logprobs": 0}),
         (

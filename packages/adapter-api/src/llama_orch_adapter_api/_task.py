@@ -173,8 +173,9 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     `prompt` is completed as it is; `messages` are rendered by the engine's chat template; `inputs` are the texts to
     embed, or the documents to score against `query`. `max_tokens` None leaves the length to the engine.
-    `deadline_ms` counts from submit and bounds everything. `expected_tokens` is a hint for scheduling.
-    `max_attempts` 1 switches retries off; None takes the host's number. `replica_id` pins the task to one replica.
+    `deadline_ms` counts from submit and bounds everything; an adapter is given what is left of it when it is asked.
+    `expected_tokens` is a hint for scheduling. `max_attempts` 1 switches retries off; None takes the host's number.
+    `replica_id` pins the task to one replica.
     `extra` reaches the engine's request body as it is, over whatever the adapter put there.
     """
 

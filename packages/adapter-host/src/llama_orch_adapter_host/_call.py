@@ -1,10 +1,12 @@
 """One task from its admission to its one outcome, over all its attempts."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import msgspec
 from llama_orch_adapter_api import BindingInfo, End, InternalError, Phase, TaskRequest, WorkerError
 
 from ._binding import Binding
@@ -111,15 +113,21 @@ class Call:
         self._tell.begun(self.record, info)
         try:
             number = len(self.record.attempts)
-            self.flight = Flight(
-                self._bus.traced(self.task), binding, self._landed, number, loop=self.loop, began=began
-            )
+            self.flight = Flight(self._sent(began), binding, self._landed, number, loop=self.loop, began=began)
         except WorkerError as error:
             self._unseat(error, began)
             raise
         if self._deadline is not None:
+            self.flight.task = self.task  # whose deadline it is that is told of
             self.flight.arm(self._deadline)
         return self.flight
+
+    def _sent(self, now: float) -> TaskRequest:
+        """The task as the adapter gets it: in the trace of this attempt, with what is left of its deadline."""
+        task = self._bus.traced(self.task)
+        if self._deadline is not None and now > self._began:
+            task = msgspec.structs.replace(task, deadline_ms=max(1, math.ceil(self.left(now) * 1000)))
+        return task
 
     def advised(self, info: BindingInfo, advice: str) -> None:
         """The adapter of a replica that it is about to be sent to has advice, told once."""

@@ -12,6 +12,13 @@ from llama_orch_http_util.openai import MAX_COUNT, Count, Timings, TokenLogprob,
 
 ENGINE = "llamacpp"
 
+LATE_MS = 1000
+"""Milliseconds that the engine's own time limit comes after the deadline, at the least.
+
+At its limit the engine ends an answer as it does at `n_predict`, so that who still listens would take it for a whole
+one. The host ends the task at its deadline, long before; the engine's limit is for the case that nobody is left to.
+"""
+
 
 class Modalities(msgspec.Struct, frozen=True):
     """What besides text the model reads."""
@@ -155,6 +162,8 @@ def _own_knobs(task: TaskRequest) -> dict[str, object]:
         knobs["cache_prompt"] = task.kv_hint == "reuse"
     if isinstance(task.response_format, Grammar):
         knobs["grammar"] = task.response_format.grammar
+    if task.deadline_ms is not None:
+        knobs["t_max_predict_ms"] = task.deadline_ms + LATE_MS  # from the first token on, heeded after a line's end
     return knobs
 
 
