@@ -71,12 +71,17 @@ async def test_one_outcome():
 
 @virtual
 async def test_the_phases():
-    """A call waits in the queue until it is on a replica, then for its first token, then decodes."""
-    desk = Desk(Replica((STARTED, Token("a", 0), 1, end(1))))
+    """A call waits in the queue until it is on a replica, then for an answer, for its first token, then decodes."""
+    desk = Desk(Replica((1, STARTED, 1, Token("a", 0), 1, end(1))))
     assert (desk.call.phase, desk.call.boarded) == ("queue", None)
     flight = desk.board()
-    assert (desk.call.phase, desk.call.boarded) == ("first_token", desk.binding)
-    await flight.commit()
+    assert (desk.call.phase, desk.call.boarded) == ("connect", desk.binding)
+    committing = asyncio.create_task(flight.commit())
+    await asyncio.sleep(0.5)
+    assert desk.call.phase == "connect"
+    await asyncio.sleep(1)
+    assert desk.call.phase == "first_token"
+    await committing
     desk.call.committed()
     assert desk.call.phase == "decode"
     await drained(_events(flight))

@@ -34,7 +34,7 @@ LONG: tuple[Step, ...] = (STARTED, Token("a", 0), 99, end(1))
 @pytest.mark.parametrize(
     ("script", "after", "phase", "given"),
     [
-        ((99,), 0.0, "first_token", []),
+        ((99,), 0.0, "connect", []),
         ((STARTED, 99), 1.0, "first_token", []),
         ((overloaded(20.0),), 1.0, "queue", []),
         (LONG, 1.0, "decode", [STARTED, Token("a", 0)]),

@@ -6,11 +6,20 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
-from llama_orch_adapter_api import DeadlineUnmet, DecodeTimeout, TaskRequest, Timeouts, Token, TokenEvent, WorkerError
+from llama_orch_adapter_api import (
+    DeadlineUnmet,
+    DecodeTimeout,
+    Phase,
+    TaskRequest,
+    Timeouts,
+    Token,
+    TokenEvent,
+    WorkerError,
+)
 from llama_orch_adapter_host import AdapterHost, PoolPolicy
 from llama_orch_adapter_host._events import HostEvent
 from llama_orch_adapter_host._retry import RetryPolicy
@@ -89,6 +98,26 @@ class Dated(Replica):
     def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         self.got.append(task)
         return super().submit(task)
+
+
+@pytest.mark.parametrize(
+    ("script", "phase", "where"),
+    [
+        ((99,), "connect", "before the engine answered"),
+        ((STARTED, 99), "first_token", "before the first token"),
+        ((STARTED, Token("a", 0), 99), "decode", "while the engine wrote"),
+    ],
+    ids=["connect", "first_token", "decode"],
+)
+@virtual
+async def test_a_missed_deadline_names_its_phase(script: tuple[Step, ...], phase: str, where: str):
+    """Battery 24: `DeadlineUnmet` tells whether the engine had not answered, had no token yet, or wrote."""
+    async with host_of(Replica(script)) as host:
+        error = await outcome_of(host, task(deadline_ms=1000))
+
+        assert isinstance(error, DeadlineUnmet)
+        assert (error.detail, error.phase) == (phase, phase)
+        assert where in error.message
 
 
 @virtual
@@ -179,7 +208,7 @@ def test_a_deadline_is_exact_in_every_phase():
     seen = run_many(main())
     print(f"seed {seed}: {dict(seen)}")
 
-    assert set(seen) == {"missed in queue", "missed in first_token", "missed in decode", "in time", "failed in time"}
+    assert set(seen) == {*(f"missed in {phase}" for phase in get_args(Phase)), "in time", "failed in time"}
     assert min(seen.values()) > 100
 
 

@@ -141,7 +141,7 @@ async def test_every_result_has_its_record():
         ((refused(),), 3, "connect"),
         ((STARTED, 0.1, broke()), 1, "first_token"),
         ((STARTED, Token("a", 0), reset()), 1, "decode"),
-        ((99,), 1, "first_token"),
+        ((99,), 1, "connect"),
     ],
 )
 @virtual

@@ -35,6 +35,13 @@ CLOSE_LIMIT = 0.75
 STOP_LIMIT = 1.0
 """Seconds that a stop waits for it, whatever the adapter does."""
 
+_WHERE: dict[Phase, str] = {
+    "connect": "before the engine answered",
+    "first_token": "before the first token",
+    "decode": "while the engine wrote",
+}
+"""By the phase that a deadline passes in."""
+
 _TWO_READERS = "two tasks read one stream; let one of them read it and hand the events on"
 
 
@@ -123,8 +130,10 @@ class Flight:
 
     @property
     def phase(self) -> Phase:
-        """Where the task is: before its first token, or after it."""
-        return "decode" if self.committed else "first_token"
+        """Where the task is: before the adapter's first event, before its first token, or after it."""
+        if self.committed:
+            return "decode"
+        return "first_token" if self._passed else "connect"
 
     async def commit(self) -> None:
         """Wait for the first token, or for the end; what came before is kept, and pulled first.
@@ -332,12 +341,12 @@ class Flight:
         return failure
 
     def _overdue(self) -> None:
-        where = "while the engine wrote" if self.committed else "before the first token"
+        phase = self.phase
         self.interrupt(
             DeadlineUnmet(
-                f"the deadline of {self.task.deadline_ms} ms passed {where} · {self.binding.replica} · "
+                f"the deadline of {self.task.deadline_ms} ms passed {_WHERE[phase]} · {self.binding.replica} · "
                 "allow more time, or ask for less",
-                detail=self.phase,
+                detail=phase,
             )
         )
 
