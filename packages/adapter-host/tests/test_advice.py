@@ -5,9 +5,19 @@ from llama_orch_adapter_host._events import AdapterBroke, HostEvent, TaskAdvised
 from .adapters import Config, Words, drained, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
 
 
+async def coroutine() -> str:
+    return "never awaited"
+
+
 def short(task: TaskRequest, capabilities: Capabilities) -> str | None:
     if task.max_tokens == 13:
         raise KeyError("thirteen")
+    if task.max_tokens == 14:
+        raise SystemExit(3)
+    if task.max_tokens == 15:
+        return coroutine()  # type: ignore[return-value]  # an adapter's mistake
+    if task.max_tokens == 16:
+        return 16  # type: ignore[return-value]  # as above
     return f"{capabilities.model_id} writes more than that\n" if task.max_tokens == 1 else None
 
 
@@ -44,3 +54,16 @@ async def test_advice_that_raises_harms_no_task():
 
     assert [(e.what, e.error) for e in events if isinstance(e, AdapterBroke)] == [("advise()", "KeyError")]
     assert records == [()]
+
+
+@virtual
+async def test_advice_that_misbehaves_is_asked_no_more():
+    """Battery 31: advice that exits, is a coroutine or no text harms no task; after three strikes it is dropped."""
+    events, records = await told(*(task(max_tokens=tokens) for tokens in (14, 15, 16, 14, 1)))
+
+    assert [(e.what, e.error) for e in events if isinstance(e, AdapterBroke)] == [
+        ("advise()", "SystemExit"),
+        ("advise()", "TypeError"),
+        ("advise()", "TypeError, the last of 3 strikes in a row; it is asked no more"),
+    ]
+    assert records == [()] * 5

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from llama_orch_adapter_api import AdapterSpec, TaskRequest, hookimpl
-from llama_orch_adapter_host import AdapterHost, Plugin, PluginLimits, Plugins, UnknownEngineError
+from llama_orch_adapter_host import AdapterHost, Plugin, PluginLimits, Plugins, PoolPolicy, UnknownEngineError
 from llama_orch_adapter_host._offer import LIFECYCLE
 
 from .adapters import Config, Words, drained, virtual  # type: ignore[import-not-found]  # test folders are no packages
@@ -320,5 +320,43 @@ def test_the_host_serves_on_whatever_a_hook_does(stage: Stage, how: str):
 
     serve()
 
+    assert [plugin.state for plugin in plugins.listing()] == ["hooks off"]
+    assert "words" in plugins.engines()
+
+
+def test_a_policy_and_advice_that_are_dropped():
+    """Battery 31: a plugin whose routing policy or advice had its last strike is listed, and serves on."""
+    plugins = Plugins()
+
+    def leave(*_: object) -> Any:
+        sys.exit(3)
+
+    class Bad:
+        @hookimpl
+        def llama_orch_register_adapters(self, register: Any) -> None:
+            register(AdapterSpec("words", 1, Config, lambda _: Words(pause=None), advise=leave))
+
+        @hookimpl
+        def llama_orch_register_routes(self, register: Any) -> None:
+            register("odd", leave)
+
+    plugins.register_plugin(Bad(), "bad")
+    changes: list[tuple[str, str]] = []
+    plugins.on_change = lambda plugin: changes.append((plugin.state, plugin.mend))
+
+    @virtual
+    async def serve() -> None:
+        async with AdapterHost(plugins=plugins) as host:
+            host.bind("pool", "words", {}, policy=PoolPolicy(route="odd"))
+            await host._fleet.refresh(host._registry.binding("pool", "0"))
+            for _ in range(5):
+                assert len(await drained(await host.submit("pool", TaskRequest(prompt="go on")))) == 5
+
+    serve()
+
+    mend = "the last of 3 strikes in a row; it is asked no more; what else it registered serves on. Update or remove "
+    assert [state for state, _ in changes] == ["hooks off", "hooks off"]
+    assert changes[0][1].startswith(f"routing policy 'odd' fails: SystemExit, {mend}")
+    assert changes[1][1].startswith(f"advise() of engine 'words' fails: SystemExit, {mend}")
     assert [plugin.state for plugin in plugins.listing()] == ["hooks off"]
     assert "words" in plugins.engines()

@@ -1,5 +1,6 @@
 """From a task to a replica, or why nobody takes it (ORCH-3602)."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -197,6 +198,46 @@ def test_a_policy_that_fails(answer: Callable[..., Any], error: str):
 
     assert table.route() == ("pool/0", "the only replica")
     assert table.told == [RouteFailed(pool_id="pool", policy="odd", error=error)]
+
+
+@pytest.mark.parametrize("leave", [SystemExit(3), BaseException("x")], ids=["exits", "base"])
+def test_a_policy_that_wants_to_leave(leave: BaseException):
+    """Battery 31: a policy that ends the process, or raises what is no Exception, only fails; Ctrl-C goes through."""
+
+    def odd(*_: object) -> str:
+        raise leave
+
+    table = Table(PoolPolicy(route="odd"), odd, pool=[bound()])
+
+    assert table.route() == ("pool/0", "the only replica")
+    assert table.told == [RouteFailed(pool_id="pool", policy="odd", error=type(leave).__name__)]
+    for through in (KeyboardInterrupt(), asyncio.CancelledError()):
+        leave = through
+        with pytest.raises(type(through)):
+            table.route()
+
+
+def test_a_policy_has_three_strikes():
+    """Battery 31: after three failures in a row a policy is asked no more, which is told once; a success forgives."""
+    asked = 0
+
+    def odd(*_: object) -> str | None:
+        nonlocal asked
+        asked += 1
+        if asked != 3:
+            raise KeyError("x")
+        return None
+
+    table = Table(PoolPolicy(route="odd"), odd, pool=[bound()])
+    for _ in range(20):
+        table.route()
+
+    assert asked == 6
+    assert [(told.error, told.dropped) for told in table.told if isinstance(told, RouteFailed)] == [
+        *[("KeyError", False)] * 4,
+        ("KeyError, the last of 3 strikes in a row; it is asked no more", True),
+    ]
+    assert len(table.told) == 5
 
 
 # --- refusals

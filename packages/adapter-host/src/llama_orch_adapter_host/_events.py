@@ -188,7 +188,7 @@ class AdapterSpoke(ReplicaEvent, frozen=True, kw_only=True, tag="adapter"):
 
 
 class AdapterBroke(ReplicaEvent, frozen=True, kw_only=True, tag="adapter_fault"):
-    """An adapter raised, or took too long, where nobody waits for its answer."""
+    """An adapter raised, or took too long, where no task fails of it."""
 
     what: str
     error: str
@@ -230,10 +230,11 @@ class PluginChanged(Event, frozen=True, kw_only=True, tag="plugin"):
 
 
 class RouteFailed(Event, frozen=True, kw_only=True, tag="route_fault"):
-    """A plugin's routing policy failed; the default decided instead."""
+    """A plugin's routing policy failed, or was slow; the default decided, `dropped`: and does so from now on."""
 
     policy: str
     error: str
+    dropped: bool = False
 
 
 class HostStopping(Event, frozen=True, kw_only=True, tag="stop"):

@@ -8,7 +8,10 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from llama_orch_adapter_api import (
+    Advise,
     BindingInfo,
+    Capabilities,
+    TaskRequest,
     WorkerHealth,
     WorkerProps,
     WorkerReset,
@@ -37,6 +40,8 @@ from ._events import (
 )
 from ._gate import Gate
 from ._health import Health
+from ._leash import Leash
+from ._offer import never_awaited
 from ._plugins import Plugins
 from ._policy import PoolPolicy
 from ._pool import Pool
@@ -66,6 +71,7 @@ class Fleet:
         self._served: set[Binding] = set()  # those that were seated, until they are closed
         self._empty: set[Binding] = set()  # those that were told to be drained
         self._closings: dict[Binding, asyncio.Task[None]] = {}
+        self._leashes: dict[Advise, Leash] = {}
 
     def bindings(self) -> tuple[Binding, ...]:
         """Every binding whose adapter is not closed: seated, not yet seated, or taken over from."""
@@ -226,16 +232,20 @@ class Fleet:
 
     def advise(self, binding: Binding, call: Call) -> None:
         """Tell what the adapter advises on a task that is about to go there; it goes nevertheless."""
-        known = None if binding.advise is None else self.cache.known(binding)
-        if binding.advise is None or known is None:
+        ask = binding.advise
+        known = None if ask is None else self.cache.known(binding)
+        if ask is None or known is None:
             return
-        try:
-            advice = binding.advise(call.task, known)
-        except Exception as error:  # noqa: BLE001  # a stranger's code, and only advice
-            self._tell(AdapterBroke, binding.info, what="advise()", error=type(error).__name__)
-        else:
-            if advice is not None:
-                call.advised(binding.info, one_line(advice))
+        leash = self._leashes.get(ask) or self._leashes.setdefault(ask, Leash())
+        if leash.off:
+            return
+        advice, fault = leash.call(lambda: _advice(ask, call.task, known))
+        if fault:
+            self._tell(AdapterBroke, binding.info, what="advise()", error=fault)
+            if leash.off:
+                self._plugins().drop_advice(binding.info.engine, fault)
+        if advice is not None:
+            call.advised(binding.info, advice)
 
     async def refresh(self, binding: Binding) -> None:
         """Ask a binding what it can do; whoever asks meanwhile shares the answer."""
@@ -309,6 +319,16 @@ class Fleet:
 
     def _hook(self, hook: str, info: BindingInfo) -> None:
         self._plugins().notify(hook, info)
+
+
+def _advice(ask: Advise, task: TaskRequest, known: Capabilities) -> str | None:
+    """What an adapter advises, in one line. Raises whatever it raises, `TypeError` where that is no text."""
+    advice: object = ask(task, known)
+    if never_awaited(advice):
+        raise TypeError("advise is a plain function")
+    if advice is not None and not isinstance(advice, str):
+        raise TypeError("advice is a text, or None")
+    return None if advice is None else one_line(advice)
 
 
 async def _ended(errands: Collection[asyncio.Task[Any]]) -> None:

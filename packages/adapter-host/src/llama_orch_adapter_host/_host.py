@@ -83,7 +83,7 @@ class AdapterHost(Changes):
         self._reloads = Reloads(self._fleet, self._bus, lambda: self.plugins)
         self._triggers: list[Trigger] = []
         self._registry = self._fleet.registry
-        self._router = Router(self._registry, self._policies, self._bus)
+        self._router = Router(self._registry, self._policies, self._bus, self._dropped)
         self._ledger = Ledger()
         self._watch = Watch()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
@@ -310,6 +310,9 @@ class AdapterHost(Changes):
 
     def _policies(self) -> Mapping[str, RoutePolicy]:
         return self.plugins.routes()
+
+    def _dropped(self, policy: str, why: str) -> None:
+        self.plugins.drop_route(policy, why)
 
     def _check_open(self, pool_id: str) -> None:
         if self._stopping:

@@ -124,6 +124,16 @@ class Plugins:
         mend = lost[0] if lost else "name one of these, or install the package of its adapter"
         raise UnknownEngineError([f"no adapter for engine {engine!r} (known: {_names(self._specs)}); {mend}"])
 
+    # --- what a host found out about those that it calls on its loop
+
+    def drop_route(self, name: str, why: str) -> None:
+        """List the plugin of a routing policy that is asked no more."""
+        self._drop(lambda plugin: name in plugin.routes, f"routing policy {name!r} fails: {why}")
+
+    def drop_advice(self, engine: str, why: str) -> None:
+        """List the plugin of an adapter whose `advise` is asked no more."""
+        self._drop(lambda plugin: engine in plugin.engines, f"advise() of engine {engine!r} fails: {why}")
+
     # --- telling plugins what happens
 
     def notify(self, hook: str, payload: object) -> None:
@@ -208,9 +218,14 @@ class Plugins:
         self._tell(plugin)
         return plugin
 
-    def _turn_off(self, at: int, why: str) -> None:
+    def _drop(self, owns: Callable[[Plugin], bool], why: str) -> None:
+        for at, plugin in enumerate(self._found):
+            if plugin.serves and owns(plugin):
+                self._turn_off(at, why, "what else it registered")
+
+    def _turn_off(self, at: int, why: str, rest: str = "what it registered") -> None:
         plugin = self._found[at]
-        mend = f"{why}; what it registered serves on. Update or remove {plugin.origin} and start again"
+        mend = f"{why}; {rest} serves on. Update or remove {plugin.origin} and start again"
         self._found[at] = plugin = _became(plugin, "hooks off", mend)
         self._tell(plugin)
 

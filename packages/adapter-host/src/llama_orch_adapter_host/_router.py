@@ -8,6 +8,7 @@ from ._binding import Binding
 from ._bus import Bus
 from ._events import RouteFailed
 from ._gate import Refusal, Refused
+from ._leash import Leash
 from ._policy import LEAST_IN_FLIGHT
 from ._pool import Pool
 from ._registry import Registry
@@ -27,12 +28,20 @@ _NEARNESS = {why: place for place, why in enumerate(_WORDS)}
 
 
 class Router:
-    """Finds replicas. `policies` are those of plugins, by name."""
+    """Finds replicas. `policies` are those of plugins, by name; `dropped` learns once of each that is asked no more."""
 
-    def __init__(self, registry: Registry, policies: Callable[[], Mapping[str, RoutePolicy]], bus: Bus) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        policies: Callable[[], Mapping[str, RoutePolicy]],
+        bus: Bus,
+        dropped: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
         self._registry = registry
         self._policies = policies
         self._bus = bus
+        self._dropped = dropped
+        self._leashes: dict[str, Leash] = {}  # by policy
 
     def route(self, pool: Pool, task: TaskRequest, look: Look) -> Pick:
         """Where the task goes. Raises `PoolUnavailable`, of its own pool, where nobody takes it."""
@@ -62,14 +71,18 @@ class Router:
                 yield other
 
     def _pick(self, pool: Pool, task: TaskRequest, look: Look) -> Pick | None:
-        policy = None if pool.policy.route == LEAST_IN_FLIGHT else self._policies().get(pool.policy.route)
+        name = pool.policy.route
+        policy = None if name == LEAST_IN_FLIGHT else self._policies().get(name)
         if policy is None:
             return pick(pool, task, look)
-        try:
-            picked = by_policy(policy, pool, task, look)
-        except Exception as error:  # noqa: BLE001  # a stranger's code decides where a task goes, not whether
-            self._bus.emit(RouteFailed(pool_id=pool.id, policy=pool.policy.route, error=type(error).__name__))
-            picked = None
+        leash = self._leashes.get(name) or self._leashes.setdefault(name, Leash())
+        if leash.off:
+            return pick(pool, task, look)
+        picked, fault = leash.call(lambda: by_policy(policy, pool, task, look))
+        if fault:
+            self._bus.emit(RouteFailed(pool_id=pool.id, policy=name, error=fault, dropped=leash.off))
+            if leash.off:
+                self._dropped(name, fault)
         return picked or least_in_flight(pool, look)
 
     def _pinned(self, pool: Pool, replica_id: str, look: Look) -> Pick:

@@ -287,7 +287,8 @@ def _(event: PluginChanged) -> str:
 
 @_sentence.register
 def _(event: RouteFailed) -> str:
-    return _after(f"routing policy {_name(event.policy)} fails, the default decides", event.error)
+    decides = "decides from now on" if event.dropped else "decides"
+    return _after(f"routing policy {_name(event.policy)} fails, the default {decides}", event.error)
 
 
 @_sentence.register
