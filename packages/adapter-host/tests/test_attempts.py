@@ -144,6 +144,24 @@ async def test_a_retry_after_that_is_too_long(asked: float, deadline_ms: int | N
 
 
 @virtual
+async def test_a_replica_that_asks_for_an_hour():
+    """Battery 14: a Retry-After of an hour takes nobody out for an hour: after `patience` it is asked again."""
+    replica = Replica((overloaded(3600.0),), ANSWER)
+    async with host_of(replica) as host:
+        first = await outcome_of(host)
+        await asyncio.sleep(18)
+        second = await outcome_of(host)
+        await asyncio.sleep(12.1)
+        third = await outcome_of(host)
+
+    assert isinstance(first, PoolUnavailable)
+    assert first.retry_after == 3600.0
+    assert isinstance(second, PoolUnavailable)
+    assert "after pushing back; to be asked again in 12 s · " in second.message
+    assert isinstance(third, list)
+
+
+@virtual
 async def test_a_stale_connection_costs_nothing():
     """ORCH-3602: a connection gone stale is repeated at once, outside the budget, and is not held against anybody."""
     policy = PoolPolicy(retry=RetryPolicy(budget=0))

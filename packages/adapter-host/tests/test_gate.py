@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llama_orch_adapter_api import AdapterError, End, PoolUnavailable, WorkerError
+from llama_orch_adapter_host import PoolPolicy
 from llama_orch_adapter_host._breaker import BreakerPolicy
 from llama_orch_adapter_host._gate import PAUSE, Gate, Refusal
 from llama_orch_adapter_host._outcome import meaning_of
+from llama_orch_adapter_host._retry import RetryPolicy
 
 from .adapters import end  # type: ignore[import-not-found]  # test folders are no packages
 from .replicas import (  # type: ignore[import-not-found]  # as above
@@ -70,6 +72,22 @@ def test_a_pause_ends_by_itself():
     assert gate.refuses(3.0, 0) == Refusal("paused", PAUSE)
 
     assert gate.breaker.state == "closed"
+
+
+def test_a_pause_is_bounded():
+    """A replica that asks for an hour is left alone for as long as its pool has patience, and no longer."""
+    gate = gate_of()
+    use(gate, overloaded(3600.0), 0.0)
+    assert gate.refuses(0.0, 0) == Refusal("paused", 30.0)
+    gate = gate_of()
+    gate.adopt(PoolPolicy(retry=RetryPolicy(patience=12)))
+    use(gate, overloaded(math.inf), 0.0)
+    assert gate.refuses(0.0, 0) == Refusal("paused", 12.0)
+    gate = gate_of()
+    gate.adopt(PoolPolicy(retry=RetryPolicy(patience=0)))
+    use(gate, overloaded(5.0), 0.0)
+
+    assert gate.refuses(0.0, 0) == Refusal("paused", PAUSE)
 
 
 def test_a_later_push_back_does_not_shorten_a_pause():

@@ -247,9 +247,19 @@ def test_a_policy_has_three_strikes():
     ("how", "detail", "retry_after", "message"),
     [
         ("full", "at_capacity", None, "at max_in_flight · wait, raise the limit, or add replicas"),
-        ("paused", "overloaded", 2.5, "left alone for a moment after pushing back · wait, or add replicas"),
+        (
+            "paused",
+            "overloaded",
+            2.5,
+            "left alone for a moment after pushing back; to be asked again in 2.5 s · wait, or add replicas",
+        ),
         ("loading", "loading", None, "loading the model · wait until it is loaded"),
-        ("open", "all_open", 5.0, "left alone for a while after too many failures · look at the engines' own logs"),
+        (
+            "open",
+            "all_open",
+            5.0,
+            "left alone for a while after too many failures; to be asked again in 5 s · look at the engines' own logs",
+        ),
         ("down", "unreachable", None, "not answering health checks · check that the engines run, and their urls"),
         ("draining", "draining", None, "being drained · use another pool, or bind a replica"),
     ],

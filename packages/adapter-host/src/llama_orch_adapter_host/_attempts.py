@@ -107,7 +107,7 @@ class Attempts:
 def _same_in(refusal: Refusal | None, error: WorkerError) -> float:
     """Seconds until the replica that failed may be asked again: only a pause ends by itself."""
     if refusal is None or refusal.why == "paused":
-        return 0.0 if refusal is None else refusal.again_in
+        return 0.0 if refusal is None else max(refusal.again_in, error.retry_after or 0.0)  # a pause is bounded
     if refusal.why == "loading" and error.retry_after is not None:
         return error.retry_after
     return float("inf")

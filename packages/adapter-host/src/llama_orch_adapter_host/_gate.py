@@ -8,6 +8,7 @@ from ._breaker import Breaker, Permit
 from ._health import Health
 from ._outcome import EFFECTS, Meaning
 from ._policy import PoolPolicy
+from ._retry import RetryPolicy
 
 Refused = Literal["draining", "down", "loading", "open", "paused", "full"]
 
@@ -23,14 +24,18 @@ class Refusal(NamedTuple):
 
 
 class Gate:
-    """Of one binding. `slots` is how many tasks its engine runs at once, None where nobody knows."""
+    """Of one binding. `slots` is how many tasks its engine runs at once, None where nobody knows.
 
-    __slots__ = ("breaker", "draining", "health", "limit", "paused_until", "slots")
+    `patience` bounds a pause, whatever the engine asks for: nobody else would ever find out that it takes tasks again.
+    """
+
+    __slots__ = ("breaker", "draining", "health", "limit", "patience", "paused_until", "slots")
 
     def __init__(self, breaker: Breaker, health: Health, limit: int | None = None) -> None:
         self.breaker = breaker
         self.health = health
         self.limit = limit
+        self.patience = RetryPolicy().patience
         self.slots: int | None = None
         self.draining = False
         self.paused_until = 0.0
@@ -38,6 +43,7 @@ class Gate:
     def adopt(self, policy: PoolPolicy) -> None:
         """Go by these figures from now on; what is known of the replica is kept."""
         self.limit = policy.max_in_flight
+        self.patience = policy.retry.patience
         self.health.adopt(policy.health)
         self.breaker.adopt(policy.breaker)
 
@@ -68,7 +74,8 @@ class Gate:
         if not isinstance(ending, WorkerError):
             return False
         if effect.readiness == "paused":
-            self.paused_until = max(self.paused_until, now + (ending.retry_after or PAUSE))
+            pause = min(ending.retry_after or PAUSE, max(self.patience, PAUSE))
+            self.paused_until = max(self.paused_until, now + pause)
         return effect.readiness == "loading" and self.health.loads(one_line(ending.message))
 
 

@@ -115,9 +115,10 @@ def refused(pool: Pool, bindings: Iterable[Binding], now: float) -> PoolUnavaila
     soonest = min((each.again_in for each in refusals), default=float("inf"))
     detail, matter, mend = _WORDS[nearest.why]
     alike, count = sum(each.why == nearest.why for each in refusals), len(refusals)
+    again = "" if soonest == float("inf") else f"; to be asked again in {soonest:.3g} s"
     which = "its replica is" if count == 1 else f"{alike} of its {count} replicas {'is' if alike == 1 else 'are'}"
     return PoolUnavailable(
-        f"pool {pool.id!r} takes no task now: {which} {matter} · {mend}",
+        f"pool {pool.id!r} takes no task now: {which} {matter}{again} · {mend}",
         detail=detail,
         phase="queue",
         retry_after=None if soonest == float("inf") else soonest,
