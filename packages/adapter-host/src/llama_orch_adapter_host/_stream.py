@@ -93,7 +93,8 @@ class TokenStream:
 
     async def aclose(self) -> None:
         """Stop the engine if it still works on this, and let go; a second call does nothing."""
-        await self._flight.stop()
+        if not self._flight.gone:
+            await self._flight.stop()
 
     async def __aenter__(self) -> Self:
         return self
