@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError, WorkerReset
-from llama_orch_adapter_host import AdapterHost
+from llama_orch_adapter_host import AdapterHost, FlightRecord
 from llama_orch_adapter_host._events import HostEvent, TaskAdmitted, TaskEnded
 
 from .adapters import STARTED, Words, drained, end, host_of, task, virtual  # type: ignore[import-not-found]  # no packages
@@ -70,7 +70,8 @@ async def test_a_duplicate_leaves_the_running_one_alone():
 
         assert isinstance(error, AdapterError)
         assert (error.detail, ends, running is stream.record, running.ending) == ("duplicate_task", [], True, None)
-        assert error.record is not running
+        assert isinstance(error.record, FlightRecord)
+        assert (error.record.detail, error.record.attempts) == ("duplicate_task", [])
         assert (await drained(stream))[-1] == end(3)
         assert [told.ending for told in ends] == ["ok"]
         assert record_of(host, request).ending == "ok"
