@@ -473,14 +473,48 @@ async def test_each_pool_drains_for_as_long_as_it_may():
 
 
 @virtual
-async def test_a_second_stop_does_nothing():
-    """Battery 30: stopping again, or while a host stops, does nothing; adapters are closed once."""
-    adapter = Words()
+async def test_a_second_stop_waits_for_the_first():
+    """Battery 30: stopping again returns when the first stop is done; adapters are closed once."""
+    adapter = Words(words=4)
     host = host_of(adapter)
-    await asyncio.gather(host.aclose(), host.aclose())
+    stream = await host.submit("pool", task())
+    first = asyncio.create_task(host.aclose())
+    reader = asyncio.create_task(drained(stream))
+    await asyncio.sleep(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await host.aclose(drain=0)
+    assert not first.done()
+    await host.aclose(drain=0)
+
+    assert (adapter.freed, adapter.closed) == (1, 1)
+    assert await reader == [STARTED, *(Token(f"{i} ", i) for i in range(4)), end(4)]
+    await first
+    await host.aclose()
+    assert adapter.closed == 1
+
+
+@virtual
+async def test_a_stop_that_is_given_up_and_asked_for_again():
+    """Battery 30: a stop that is given up while it closes goes on, and another one waits for it."""
+
+    class Slow(Words):
+        async def aclose(self) -> None:
+            await asyncio.sleep(1)
+            await super().aclose()
+
+    adapter = Slow()
+    host = host_of(adapter)
+    stopping = asyncio.create_task(host.aclose(drain=0))
+    for _ in range(2):
+        await asyncio.sleep(0.2)
+        stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert adapter.closed == 0
     await host.aclose()
 
-    assert adapter.closed == 1
+    assert (adapter.closed, now()) == (1, moment(1))
 
 
 @virtual

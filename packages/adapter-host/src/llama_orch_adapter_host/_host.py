@@ -88,6 +88,7 @@ class AdapterHost(Changes):
         self._watch = Watch()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
         self._stopping = False
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], plugins: Plugins | None = None) -> Self:
@@ -258,12 +259,16 @@ class AdapterHost(Changes):
     async def aclose(self, drain: float | None = None) -> None:
         """Refuse new tasks, let streams run for `drain` seconds (None: as each pool says), end them, close adapters.
 
-        A second call does nothing. Leaving the host's block is `aclose(drain=0)`.
+        A later call waits for the first to be done, and changes nothing of it. Whoever gives up the first one ends the
+        draining alone, and is back when all is closed. Leaving the host's block is `aclose(drain=0)`.
         """
-        if self._stopping:
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
             return
         self._stopping = True
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        draining = loop.create_task(self._drain(drain))
+        self._closing = loop.create_task(self._close(draining))
         self._bus.emit(HostStopping(flights=len(self._ledger)))
         for trigger in self._triggers:
             trigger.close()
@@ -271,18 +276,26 @@ class AdapterHost(Changes):
         for binding in self._registry.all():
             self._fleet.refuse(binding, drain)
         try:
-            await self._drain(drain)
-        finally:  # who is tired of draining still leaves nothing open
-            leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
-            await asyncio.gather(*(lease.stop() for lease in leases))
-            self._watch.close()
-            await self._fleet.close()
-            self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
-            if self._plugins is not None and self._plugins.listening:
-                leave = self._plugins.close if self._owns_plugins else self._plugins.settle
-                await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:  # who is tired of draining still leaves nothing open
+            draining.cancel()
+            await asyncio.wait([self._closing])
+            raise
 
     # --- inside
+
+    async def _close(self, draining: asyncio.Task[None]) -> None:
+        """Once begun it is finished, whoever waits for it."""
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait([draining])
+        leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
+        await asyncio.gather(*(lease.stop() for lease in leases))
+        self._watch.close()
+        await self._fleet.close()
+        self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
+        if self._plugins is not None and self._plugins.listening:
+            leave = self._plugins.close if self._owns_plugins else self._plugins.settle
+            await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
 
     def _admit(self, pool_id: str, task: TaskRequest) -> Call:
         """The task, taken in. Raises what forbids it before an engine is asked."""
