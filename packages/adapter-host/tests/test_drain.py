@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from llama_orch_adapter_api import End, PoolUnavailable, Timeouts, WorkerReset
 from llama_orch_adapter_host import AdapterHost
+from llama_orch_adapter_host._events import ReplicaDrained
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     Engine,
@@ -219,6 +220,35 @@ async def test_a_host_that_stops_while_it_drains():
     assert (await unbinding, await draining) == (0, 0)
     assert yard.closed == [1, 1, 1]
     assert [adapter.open_at_close for adapter in yard.built] == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+@virtual
+async def test_a_stop_tells_who_is_drained(given_up: bool):
+    """Battery 30: each replica that a stop drains is told to be drained when it is, with the streams that were cut."""
+    yard = Yard(lambda url: Engine(words=99 if url == "http://a" else 1))
+    host = AdapterHost(plugins=yard.plugins)
+    for name in "abc":
+        host.bind("chat", "words", {"url": f"http://{name}"}, replica_id=name, timeouts=Timeouts(drain=5))
+    events: list[Any] = []
+    host.observe(events.append)
+    streams = [await reading(host, name) for name in "aab"]
+    await host.drain("chat", "c")
+    if given_up:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await host.aclose()
+    else:
+        await host.aclose()
+    await asyncio.wait(streams)
+    told = {event.replica_id: event for event in events if isinstance(event, ReplicaDrained)}
+    tags = [(event.__struct_config__.tag, event.replica_id) for event in events if hasattr(event, "leases")]
+
+    assert sorted(tags) == [("drain", "a"), ("drain", "b"), ("drain", "c")]
+    assert {name: event.cut for name, event in told.items()} == {"a": 2, "b": 0, "c": 0}
+    assert len([event for event in events if isinstance(event, ReplicaDrained)]) == 3
+    assert told["a"].duration == pytest.approx(2 if given_up else 5, abs=0.06)
+    assert told["b"].duration <= 1.1
 
 
 @virtual

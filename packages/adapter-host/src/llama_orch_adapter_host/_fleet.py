@@ -179,10 +179,14 @@ class Fleet:
         left = tuple(binding.leases)
         cut = sum(lease.cut(_drained(binding)) for lease in left)
         await asyncio.gather(*(lease.stop() for lease in left))
+        self.emptied(binding, cut, loop.time() - began)
+        return cut
+
+    def emptied(self, binding: Binding, cut: int, duration: float) -> None:
+        """Tell that no stream runs on a binding that lets none in. Twice is once."""
         if binding not in self._empty:
             self._empty.add(binding)
-            self._tell(ReplicaDrained, binding.info, cut=cut, duration=loop.time() - began)
-        return cut
+            self._tell(ReplicaDrained, binding.info, cut=cut, duration=duration)
 
     async def retire(self, binding: Binding) -> int:
         """Take a binding out, drain it, close its adapter, once, and forget it; how many streams were cut."""

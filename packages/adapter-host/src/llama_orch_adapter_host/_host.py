@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Self, TypeVar
@@ -267,8 +268,9 @@ class AdapterHost(Changes):
             return
         self._stopping = True
         loop = asyncio.get_running_loop()
-        draining = loop.create_task(self._drain(drain))
-        self._closing = loop.create_task(self._close(draining))
+        cut: Counter[Binding | None] = Counter()
+        draining = loop.create_task(self._drain(drain, cut))
+        self._closing = loop.create_task(self._close(draining, cut))
         self._bus.emit(HostStopping(flights=len(self._ledger)))
         for trigger in self._triggers:
             trigger.close()
@@ -284,12 +286,17 @@ class AdapterHost(Changes):
 
     # --- inside
 
-    async def _close(self, draining: asyncio.Task[None]) -> None:
-        """Once begun it is finished, whoever waits for it."""
+    async def _close(self, draining: asyncio.Task[None], cut: Counter[Binding | None]) -> None:
+        """Once begun it is finished, whoever waits for it. `cut` is how many streams of each were ended meanwhile."""
         began = asyncio.get_running_loop().time()
         await asyncio.wait([draining])
         leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
+        for call in self._ledger.calls():  # the draining was given up
+            cut[call.boarded] += call.interrupt(cancelled())
         await asyncio.gather(*(lease.stop() for lease in leases))
+        for binding in self._fleet.bindings():
+            if binding.gate.draining:
+                self._fleet.emptied(binding, cut[binding], asyncio.get_running_loop().time() - began)
         self._watch.close()
         await self._fleet.close()
         self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
@@ -360,8 +367,8 @@ class AdapterHost(Changes):
             self._fleet.seat(binding, blueprint.policy)
         return bindings
 
-    async def _drain(self, seconds: float | None) -> None:
-        """Wait for the running tasks; each is ended after what its pool allows, or after `seconds`."""
+    async def _drain(self, seconds: float | None, cut: Counter[Binding | None]) -> None:
+        """Wait for the running tasks; each is ended after what its pool allows, or after `seconds`, and counted."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while self._ledger:
@@ -369,7 +376,10 @@ class AdapterHost(Changes):
             for call in self._ledger.calls():
                 limit = call.binding.timeouts.drain if seconds is None and call.binding is not None else seconds or 0.0
                 if spent >= limit:
-                    call.interrupt(cancelled())
+                    cut[call.boarded] += call.interrupt(cancelled())
+            for binding in self._fleet.bindings():
+                if binding.gate.draining and not binding.leases:
+                    self._fleet.emptied(binding, cut[binding], spent)
             await asyncio.sleep(_DRAIN_LOOK if self._ledger else 0)
 
 
