@@ -5,9 +5,11 @@ import itertools
 from typing import Any
 
 import pytest
-from llama_orch_adapter_api import AdapterError, WorkerHealth, WorkerProps
+from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerHealth, WorkerProps
+from llama_orch_adapter_host import PoolPolicy
 from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._breaker import BreakerPolicy
+from llama_orch_adapter_host._gate import ASKING
 from llama_orch_adapter_host._health import HealthPolicy
 from llama_orch_adapter_host._prober import Prober
 
@@ -312,3 +314,23 @@ async def test_a_dead_replica_is_found_without_a_task():
             assert isinstance(await outcome_of(host), list)
 
     assert replica.begun == 0
+
+
+@virtual
+async def test_a_breaker_that_waits_for_a_health_that_hangs():
+    """ORCH-3602: while the health of a replica with an open breaker hangs, no task is told to come back at once."""
+    replica = Patient(99)
+    replica.scripts = [(refused(),)]
+    policy = PoolPolicy(breaker=BreakerPolicy(consecutive=1, spread=0), health=HealthPolicy(fall=99))
+    async with host_of(replica, policy=policy) as host:
+        await outcome_of(host, task(max_attempts=1))
+        told = []
+        for _ in range(30):
+            await asyncio.sleep(0.5)
+            error = await outcome_of(host, task(max_attempts=1))
+            assert isinstance(error, PoolUnavailable)
+            assert error.detail == "all_open"
+            told.append(error.retry_after)
+
+    assert ASKING in told
+    assert min(told) > 0.01

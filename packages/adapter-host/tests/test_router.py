@@ -11,6 +11,7 @@ from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._breaker import BreakerPolicy
 from llama_orch_adapter_host._bus import Bus
 from llama_orch_adapter_host._events import HostEvent, RouteFailed
+from llama_orch_adapter_host._gate import ASKING
 from llama_orch_adapter_host._registry import Registry
 from llama_orch_adapter_host._router import Router
 from llama_orch_adapter_host._routes import Look
@@ -293,12 +294,12 @@ def test_how_many_of_them():
 
 
 def test_all_open_tells_the_smallest_remaining_time():
-    """ORCH-3602: with every breaker open `retry_after` is the time until the first of them may let a task through."""
+    """ORCH-3602: with every breaker open `retry_after` is the time until the first may let a task through, never 0."""
     table = Table(pool=[opened(9), opened(4), opened(7)])
 
     assert table.refusal().retry_after == 4
     assert table.refusal(look=Look(3.0)).retry_after == moment(1)
-    assert table.refusal(look=Look(20.0)).retry_after == 0.0
+    assert table.refusal(look=Look(20.0)).retry_after == ASKING
 
 
 def test_at_capacity_tells_of_the_others():

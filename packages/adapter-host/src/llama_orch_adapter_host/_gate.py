@@ -15,6 +15,9 @@ Refused = Literal["draining", "down", "loading", "open", "paused", "full"]
 PAUSE = 0.25
 """Seconds that a replica is left alone which pushed back without saying for how long."""
 
+ASKING = 1.0
+"""Seconds after which to ask again for a replica whose breaker's span is over and whose health has not answered yet."""
+
 
 class Refusal(NamedTuple):
     """Why not, and in how many seconds it may be otherwise; infinite where nobody knows."""
@@ -54,7 +57,7 @@ class Gate:
         if not self.health.admits:
             return Refusal("loading" if self.health.belief == "loading" else "down", _NEVER)
         if not self.breaker.admits(now):
-            return Refusal("open", self.breaker.reopens_in(now))
+            return Refusal("open", self.breaker.reopens_in(now) or ASKING)
         if now < self.paused_until:
             return Refusal("paused", self.paused_until - now)
         if self.limit is not None and in_flight >= self.limit:
