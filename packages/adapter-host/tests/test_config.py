@@ -324,8 +324,10 @@ def test_a_config_of_types_nobody_can_read():
 
 
 @pytest.mark.parametrize("replica_id", ["", "a/b", "a\nb"])
-def test_a_replicas_id_is_a_word(replica_id: str):
-    """An id stands in `pool/replica` and in logs, so it is printable, not empty, and holds no slash."""
+def test_an_id_is_a_word(replica_id: str):
+    """A name stands in `pool/replica` and in logs, so it is printable, not empty, and holds no slash."""
     pool = PoolConfig(engine="words", replicas=({"id": replica_id, "url": "x"},))
     with pytest.raises(ConfigError, match="give printable characters, no slash"):
         read_replicas("chat", pool, SPEC)
+    with pytest.raises(ConfigError, match="a pool has the name .*; give printable characters, no slash"):
+        read_replicas(replica_id, pool, SPEC)

@@ -11,7 +11,7 @@ from llama_orch_adapter_api import (
     WorkerHealth,
     WorkerReset,
 )
-from llama_orch_adapter_host import AdapterHost, PoolPolicy, ReloadError
+from llama_orch_adapter_host import AdapterHost, ConfigError, PoolPolicy, ReloadError
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     DOWN,
@@ -241,6 +241,19 @@ async def test_a_rebind_that_cannot_be_built():
 
     assert events[-1] == end(3)
     assert yard.closed == [1]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb"])
+@virtual
+async def test_a_name_that_is_no_word(name: str):
+    """ORCH-3600: binding by hand is as strict with the names of pools and replicas as a config is."""
+    yard = Yard()
+    async with AdapterHost(plugins=yard.plugins) as host:
+        for pool_id, replica_id in ((name, "0"), ("chat", name)):
+            with pytest.raises(ConfigError, match="give printable characters, no slash"):
+                host.bind(pool_id, "words", {}, replica_id=replica_id)
+
+    assert yard.built == []
 
 
 @virtual

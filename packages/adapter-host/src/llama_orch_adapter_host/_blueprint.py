@@ -17,7 +17,7 @@ from llama_orch_adapter_api import (
 )
 
 from ._binding import Binding
-from ._config import ConfigError, HostConfig, read_replica, read_replicas
+from ._config import ConfigError, HostConfig, check_name, read_replica, read_replicas
 from ._plugins import Plugins
 from ._policy import LEAST_IN_FLIGHT, PoolPolicy
 
@@ -45,6 +45,8 @@ class Wish(NamedTuple):
 
     def read(self, plugins: Plugins, like: Binding | None = None) -> "Blueprint":
         """The replica, checked, with its secrets resolved, which may read files. Raises `ConfigError`."""
+        check_name("a pool has the name", self.pool_id)
+        check_name(f"a replica of {self.pool_id!r} has the id", self.replica_id)
         spec = plugins.spec(self.engine)
         if self.policy is not None and (unknown := _unknown_route(self.pool_id, self.policy, plugins)):
             raise ConfigError(unknown)

@@ -96,12 +96,15 @@ def parse_config(raw: bytes) -> HostConfig:
 
 def read_replicas(name: str, pool: PoolConfig, spec: AdapterSpec) -> dict[str, msgspec.Struct]:
     """A pool's replicas by id, as its adapter wants them. Raises `ConfigError` with every replica's problem."""
+    check_name("a pool has the name", name)
     replicas: dict[str, msgspec.Struct] = {}
     problems: list[str] = []
     for position, table in enumerate(pool.replicas):
         replica_id = str(table.get("id", position))
-        if not replica_id.isprintable() or not replica_id or "/" in replica_id:
-            problems.append(f"a replica of {name!r} has the id {replica_id!a}; give printable characters, no slash")
+        try:
+            check_name(f"a replica of {name!r} has the id", replica_id)
+        except ConfigError as error:
+            problems += error.problems
             continue
         if replica_id in replicas:
             problems.append(f"replica {name}/{replica_id} stands there twice; give each an id of its own")
@@ -115,6 +118,12 @@ def read_replicas(name: str, pool: PoolConfig, spec: AdapterSpec) -> dict[str, m
     if problems:
         raise ConfigError(problems)
     return replicas
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise `ConfigError` for the name of a pool or a replica that would not be read as one in `pool/replica`."""
+    if not name or not name.isprintable() or "/" in name:
+        raise ConfigError([f"{what} {name!a}; give printable characters, no slash"])
 
 
 def read_replica(replica: str, table: Mapping[str, object], spec: AdapterSpec) -> msgspec.Struct:
