@@ -9,7 +9,7 @@ from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._breaker import BreakerPolicy, Breakers
 from llama_orch_adapter_host._gate import Gate
 from llama_orch_adapter_host._health import Health, HealthPolicy
-from llama_orch_adapter_host._registry import Registry
+from llama_orch_adapter_host._registry import NUMBERED, Registry
 from llama_orch_adapter_host._retry import RetryPolicy
 
 from .adapters import Words  # type: ignore[import-not-found]  # test folders are no packages
@@ -93,6 +93,23 @@ def test_generations_go_on_counting():
     registry.remove(first)
     assert registry.next_generation("chat", "0") == 2
     assert registry.next_generation("chat", "1") == 1
+
+
+def test_generations_are_not_counted_for_ever():
+    """ORCH-3600: of very many names the latest are counted; whoever was forgotten gets a number it never had."""
+    registry = Registry()
+
+    def build(replica_id: str) -> int:
+        generation = registry.next_generation("chat", replica_id)
+        registry.number(BindingInfo("chat", replica_id, "words", generation))
+        return generation
+
+    assert [build("first"), build("first"), build("second")] == [1, 2, 1]
+    assert [build(str(i)) for i in range(NUMBERED - 1)] == [1] * (NUMBERED - 1)
+    assert len(registry._latest) == NUMBERED
+    assert build("second") == 2
+    assert build("first") == 3
+    assert len(registry._latest) == NUMBERED
 
 
 def test_a_policy_is_its_pools():

@@ -9,6 +9,9 @@ from ._config import ConfigError
 from ._policy import PoolPolicy
 from ._pool import Pool
 
+NUMBERED = 4096
+"""Replicas whose generations are counted each for itself."""
+
 
 class Registry:
     """Pools by name, in the order they were bound."""
@@ -16,15 +19,22 @@ class Registry:
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
         self._left: WeakValueDictionary[str, Pool] = WeakValueDictionary()  # empty, as long as a task of it lives
-        self._latest: dict[tuple[str, str], int] = {}  # generations; a replica that is bound again goes on counting
+        self._latest: dict[
+            tuple[str, str], int
+        ] = {}  # generations, the latest last: who is bound again goes on counting
+        self._forgotten = 0  # the highest of those that are no longer in there: no number is given twice
 
     def next_generation(self, pool_id: str, replica_id: str) -> int:
-        """The number of the replica's next generation, from 1; `number` takes it."""
-        return self._latest.get((pool_id, replica_id), 0) + 1
+        """The number of the replica's next generation, from 1, or higher once many were numbered; `number` takes it."""
+        return self._latest.get((pool_id, replica_id), self._forgotten) + 1
 
     def number(self, info: BindingInfo) -> None:
         """A generation was built, whether it will ever be bound or not: its number is taken."""
-        self._latest[info.pool_id, info.replica_id] = info.generation
+        place = info.pool_id, info.replica_id
+        self._latest.pop(place, None)
+        self._latest[place] = info.generation
+        if len(self._latest) > NUMBERED:
+            self._forgotten = max(self._forgotten, self._latest.pop(next(iter(self._latest))))
 
     def add(self, binding: Binding, policy: PoolPolicy | None = None) -> None:
         """Bind a replica; `policy` None leaves its pool's as it is. Raises `ConfigError` where the name is taken."""
