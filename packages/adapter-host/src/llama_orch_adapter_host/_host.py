@@ -303,6 +303,8 @@ class AdapterHost(Changes):
         if self._plugins is not None and self._plugins.listening:
             leave = self._plugins.close if self._owns_plugins else self._plugins.settle
             await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
+        if self._relay is not None:
+            self._relay.close()
 
     def _admit(self, pool_id: str, task: TaskRequest) -> Call:
         """The task, taken in. Raises what forbids it before an engine is asked."""
