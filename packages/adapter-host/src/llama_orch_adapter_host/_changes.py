@@ -4,10 +4,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
-from llama_orch_adapter_api import BindingInfo, PoolEvent, Timeouts
+import msgspec
+from llama_orch_adapter_api import BindingInfo, PoolEvent, Timeouts, get_logger
 
 from ._blueprint import Blueprint, Wish, read_blueprints
-from ._config import ConfigError, HostConfig
+from ._config import ConfigError, HostConfig, PluginsConfig
 from ._file import ConfigFile, on_change
 from ._fleet import Fleet
 from ._plugins import Plugins
@@ -15,6 +16,8 @@ from ._policy import PoolPolicy
 from ._reload import Reloads
 from ._report import ReloadReport
 from ._triggers import Install, Trigger, on_sighup
+
+logger = get_logger(__name__)
 
 
 class Changes(ABC):
@@ -24,6 +27,7 @@ class Changes(ABC):
     _reloads: Reloads
     _triggers: list[Trigger]
     _file: ConfigFile | None
+    _owns_plugins: bool
     _read: Callable[[], HostConfig | None]
 
     @property
@@ -97,7 +101,9 @@ class Changes(ABC):
             self._check_open(change.pool_id)
             return await self._reloads.one(Wish.of(change))
         self._check_open("")
-        return await self._reloads.whole(lambda: self._blueprints_of(self._read() if change is None else change))
+        ignored: list[str] = []
+        report = await self._reloads.whole(lambda: self._blueprints_of(self._config(change), ignored))
+        return msgspec.structs.replace(report, ignored=tuple(ignored))
 
     def reload_on_sighup(self) -> Trigger:
         """Reload this host's config at each SIGHUP, until the trigger is closed or the host is. Main thread only.
@@ -116,10 +122,20 @@ class Changes(ABC):
             raise RuntimeError("this host was made without a file; make it by AdapterHost.from_config to watch one")
         return self._triggered(lambda pull: on_change(file, pull, self._fleet.errand))
 
-    def _blueprints_of(self, config: HostConfig | None) -> list[Blueprint]:
+    def _config(self, change: HostConfig | None) -> HostConfig:
+        config = self._read() if change is None else change
         if config is None:
             raise ConfigError(["this host was made without a config; give reload() one"])
-        return read_blueprints(config, self.plugins)
+        return config
+
+    def _blueprints_of(self, config: HostConfig, ignored: list[str]) -> list[Blueprint]:
+        """What it says is to be bound; `ignored` gets the tables that no reload heeds, which are told of."""
+        blueprints = read_blueprints(config, self.plugins)
+        silent = config.plugins == PluginsConfig() and not self._owns_plugins
+        if not silent and not config.plugins.says_as(self.plugins.lists):
+            logger.warning("the config's [plugins] are not those in force; a new host would import what they say")
+            ignored.append("plugins")
+        return blueprints
 
     def _triggered(self, install: Install) -> Trigger:
         self._check_open("")

@@ -43,6 +43,11 @@ class PluginsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: tuple[str, ...] | None = None
     block: tuple[str, ...] = ()
 
+    def says_as(self, other: "PluginsConfig") -> bool:
+        """Whether both allow the same, in whatever order."""
+        mine, others = ((each.allow is None, set(each.allow or ()), set(each.block)) for each in (self, other))
+        return mine == others
+
 
 class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file: pools by name, and which plugins may be imported."""

@@ -56,6 +56,11 @@ class Plugins:
         self._fanout = Fanout()
         self._loading = threading.Lock()
 
+    @property
+    def lists(self) -> PluginsConfig:
+        """What may be imported, as it was said when these were made."""
+        return self._lists
+
     @classmethod
     def installed(
         cls,

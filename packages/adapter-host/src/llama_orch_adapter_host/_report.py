@@ -8,7 +8,8 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a reload put in force. The generations that were taken over from may still run streams.
 
     `added`, `rebound` and `unchanged` are as they are now, `removed` as it was. `policies` are the pools whose tasks
-    are treated otherwise from now on. `duration` is in seconds.
+    are treated otherwise from now on. `ignored` are the config's tables that say something else than what is in force
+    and take a new host: `plugins`, since what was imported stays. `duration` is in seconds.
     """
 
     added: tuple[BindingInfo, ...] = ()
@@ -16,6 +17,7 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
     removed: tuple[BindingInfo, ...] = ()
     unchanged: tuple[BindingInfo, ...] = ()
     policies: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     duration: float = 0.0
 
 
