@@ -12,21 +12,50 @@ from llama_orch_adapter_host import PoolPolicy, parse_config
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_example_of_a_reload_runs(tmp_path: Path):
-    """ORCH-3600: the Python of docs/reload.md, word for word, preloads, reloads and prints what the new one answers."""
-    example = re.findall(r"```python\n(import asyncio.*?)```", (DOCS / "reload.md").read_text(), re.DOTALL)[0]
+def output_of(page: str, folder: Path) -> list[str]:
+    """What the whole program on a page prints, run as it stands, with warnings as errors."""
+    (example,) = re.findall(r"```python\n(import asyncio.*?)```", (DOCS / page).read_text(), re.DOTALL)
     ran = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", example],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
 
-    assert ran.stdout.splitlines()[0] == "generation 2 is ready beside the one that serves"
-    assert ran.stdout.splitlines()[-1] == "http://127.0.0.1:8081 says hello"
     assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout.splitlines()
+
+
+def test_the_example_of_a_reload_runs(tmp_path: Path):
+    """ORCH-3600: the Python of docs/reload.md, word for word, preloads, reloads and prints what the new one answers."""
+    lines = output_of("reload.md", tmp_path)
+
+    assert lines[0] == "generation 2 is ready beside the one that serves"
+    assert lines[-1] == "http://127.0.0.1:8081 says hello"
+
+
+def test_the_example_of_the_host_runs(tmp_path: Path):
+    """ORCH-3600: the Python of docs/using-the-host.md submits, collects, cancels, explains and reads capabilities."""
+    assert output_of("using-the-host.md", tmp_path) == [
+        "told: a task of chat ended, ok",
+        "collected: 0 1 2 3 4 (length)",
+        "told: a task of chat ended, cancelled",
+        "cancelled in decode, idle after None ms",
+        "the stream ends: cancelled",
+        "write 1 event at a time",
+        "explained: chat/0, the only replica",
+        "context 2048, stale: False",
+    ]
+
+
+def test_the_example_of_a_plugin_runs(tmp_path: Path):
+    """ORCH-3600: the plugin of docs/plugins.md is loaded, routes, serves, and is told what happens."""
+    state, answer, why, heard = output_of("plugins.md", tmp_path)
+
+    assert (state, answer, why) == ("acme is ready", "http://blue says hello", "policy by_tenant")
+    assert heard == str(["bound chat/red", "bound chat/blue", "first token from blue"])
 
 
 def test_the_defaults_of_the_configuration_are_the_defaults():
