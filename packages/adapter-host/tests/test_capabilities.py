@@ -8,7 +8,14 @@ import jsonschema
 import msgspec
 import pytest
 from llama_orch_adapter_api import Capabilities, PoolUnavailable, WorkerProps
-from llama_orch_adapter_host import AdapterHost, CapabilitySnapshot, PoolCapabilities, capabilities_schema
+from llama_orch_adapter_host import (
+    AdapterHost,
+    CapabilitySnapshot,
+    HealthPolicy,
+    PoolCapabilities,
+    PoolPolicy,
+    capabilities_schema,
+)
 from llama_orch_adapter_host._capabilities import CapabilityCache, changes
 from llama_orch_adapter_host._events import CapabilitiesChanged, HostEvent
 
@@ -63,7 +70,9 @@ def test_an_answer_grows_old():
     clock = Clock()
     cache, binding = CapabilityCache(60, clock), bound()
     assert cache.age(binding) == float("inf")
+    before = datetime.now(UTC)
     cache.saw(binding, props(4))
+    after = datetime.now(UTC)
     clock.now += 60
     fresh = cache.of(binding)
     clock.now += 0.1
@@ -72,8 +81,19 @@ def test_an_answer_grows_old():
     assert (fresh.age, fresh.stale, stale.stale) == (60, False, True)
     assert (fresh.slots_total, fresh.slots_free, fresh.problem) == (4, 4, None)
     assert fresh.observed_at is not None
-    assert abs((datetime.now(UTC) - fresh.observed_at).total_seconds() - 60) < 5
+    assert before <= fresh.observed_at <= after
+    assert stale.observed_at == fresh.observed_at
     assert binding.gate.slots == 4
+
+
+def test_an_answer_is_fresh_for_three_pauses():
+    """ORCH-3603: where looks are further apart than the patience, an answer is fresh until three of them are due."""
+    clock = Clock()
+    cache, binding = CapabilityCache(60, clock), bound()
+    cache.saw(binding, props())
+    clock.now += 300
+
+    assert [cache.of(binding, pause).stale for pause in (0, 20, 99.9, 100, 1000)] == [True, True, True, False, False]
 
 
 def test_a_replica_that_no_longer_answers():
@@ -165,6 +185,25 @@ async def test_it_is_asked_by_itself_and_again():
     assert [event.changes for event in events if isinstance(event, CapabilitiesChanged)] == [
         ("context shrank 32768 → 8192",)
     ]
+
+
+@pytest.mark.parametrize("interval", [1.0, 29.0, 45.0, 70.0, 600.0])
+@virtual
+async def test_looks_that_are_far_apart_keep_it_fresh(interval: float):
+    """ORCH-3603: whatever the health interval, a replica that answers is never stale, one that is down is."""
+    replica = Telling(props())
+    policy = PoolPolicy(health=HealthPolicy(interval=interval, spread=0.3))
+    async with host_of(replica, policy=policy) as host:
+        await asyncio.sleep(1)
+        seen: list[bool] = []
+        for _ in range(200):
+            await asyncio.sleep(interval / 7)
+            seen.append(_of(host).stale)
+        replica.answer = DOWN
+        await asyncio.sleep(121 + 4 * interval)
+
+        assert not any(seen)
+        assert _of(host).stale
 
 
 @virtual

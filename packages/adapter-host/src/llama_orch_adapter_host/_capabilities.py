@@ -1,7 +1,7 @@
 """What every replica can do, as it was last seen. Reading asks nobody; changes are events."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 from llama_orch_adapter_api import Capabilities, WorkerError, WorkerProps, one_line
@@ -48,11 +48,12 @@ class _Seen:
     def __init__(self) -> None:
         self.props: WorkerProps | None = None
         self.at = 0.0  # on the host's clock
+        self.observed_at: datetime | None = None  # the same moment, on the wall's
         self.problem: str | None = None
 
 
 class CapabilityCache:
-    """By binding. `patience` is how many seconds an answer stays fresh, on a monotonic `clock`."""
+    """By binding. `patience` is how many seconds an answer stays fresh at the least, on a monotonic `clock`."""
 
     def __init__(self, patience: float, clock: Callable[[], float]) -> None:
         self._patience = patience
@@ -65,7 +66,8 @@ class CapabilityCache:
         if isinstance(answer, WorkerError):
             seen.problem = answer.message
             return ()
-        before, seen.props, seen.at, seen.problem = seen.props, answer, self._clock(), None
+        before, seen.props, seen.problem = seen.props, answer, None
+        seen.at, seen.observed_at = self._clock(), datetime.now(UTC)
         binding.gate.slots = answer.slots_total
         return () if before is None else changes(before.capabilities, answer.capabilities)
 
@@ -90,8 +92,8 @@ class CapabilityCache:
         seen = self._seen.get(binding)
         return float("inf") if seen is None or seen.props is None else self._clock() - seen.at
 
-    def of(self, binding: Binding) -> Snapshot:
-        """As it is known now."""
+    def of(self, binding: Binding, pause: float = 0.0) -> Snapshot:
+        """As it is known now. `pause` is how many seconds may lie between two looks at it: three make it stale."""
         info, age = binding.info, self.age(binding)
         seen = self._seen.get(binding) or _Seen()
         if seen.props is None:
@@ -108,9 +110,9 @@ class CapabilityCache:
             engine=info.engine,
             generation=info.generation,
             capabilities=seen.props.capabilities,
-            observed_at=datetime.now(UTC) - timedelta(seconds=age),
+            observed_at=seen.observed_at,
             age=age,
-            stale=seen.problem is not None or age > self._patience,
+            stale=seen.problem is not None or age > max(self._patience, 3 * pause),
             slots_total=seen.props.slots_total,
             slots_free=seen.props.slots_free,
             problem=seen.problem,

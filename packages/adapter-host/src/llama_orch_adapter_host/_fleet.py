@@ -52,7 +52,7 @@ from ._registry import Registry
 T = TypeVar("T")
 
 FRESH = 60.0
-"""Seconds after which a replica is asked again what it can do; after twice that its answer is stale."""
+"""Seconds after which a replica is asked again what it can do; after twice that, or three pauses, it is stale."""
 
 
 class Fleet:

@@ -22,6 +22,11 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fall: int = 2
     rise: int = 2
 
+    @property
+    def longest(self) -> float:
+        """Seconds that lie between two questions at the most."""
+        return self.interval * (1 + self.spread)
+
     def __post_init__(self) -> None:
         if not 0 < self.interval <= 86_400:
             raise ValueError(f"health.interval is {self.interval}; give seconds, above 0 and up to 86400")

@@ -250,7 +250,12 @@ class AdapterHost(Changes):
         """What every replica of every pool can do, as it was last seen. Asks no engine."""
         return CapabilitySnapshot(
             {
-                pool.id: PoolCapabilities({name: self._fleet.cache.of(bound) for name, bound in pool.bindings.items()})
+                pool.id: PoolCapabilities(
+                    {
+                        name: self._fleet.cache.of(bound, pool.policy.health.longest)
+                        for name, bound in pool.bindings.items()
+                    }
+                )
                 for pool in self._registry.pools()
             }
         )
