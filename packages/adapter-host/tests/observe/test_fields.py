@@ -1,10 +1,23 @@
 import logging
+import secrets
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given
-from llama_orch_adapter_host._events import HostEvent, HostStopping
+from llama_orch_adapter_api import Secret
+from llama_orch_adapter_host._events import (
+    AdapterBroke,
+    AdapterSpoke,
+    CapabilitiesChanged,
+    HostEvent,
+    HostStopping,
+    PluginChanged,
+    ReloadFailed,
+)
 from llama_orch_adapter_host.observe import TAXONOMY, fields, human
 
 from .events import (  # type: ignore[import-not-found]  # test folders are no packages
+    ONE,
     TASK,
     drawn,
     ended,
@@ -47,6 +60,8 @@ def test_a_failed_attempt():
         "retry_after_ms": 1500.0,
         "backoff_ms": 40.0,
         "duration_ms": 500.0,
+        "detail": "reset",
+        "error_message": "the engine closed the connection",
         "human": human(failed_attempt()),
     }
 
@@ -62,6 +77,33 @@ def test_an_ended_task():
         1200.0,
     )
     assert fields(failure(attempts=0, replica_id=None))["attempt"] == 0
+
+
+def test_what_is_cut_for_people_is_whole_in_the_log():
+    """A long message, a mend and every problem stand whole in fields of their own, up to 8 KiB (ORCH-3604)."""
+    long = f"{'the engine refused, ' * 10}· add the key"
+    failed, refused, shrunk, plugin = (
+        fields(failure(message=long)),
+        fields(ReloadFailed(problems=(long, "b"))),
+        fields(CapabilitiesChanged(**ONE, changes=(long,))),
+        fields(PluginChanged(name="n", version="1", origin="o", state="broken", mend=long)),
+    )
+
+    assert (failed["error_message"], failed["detail"]) == (long, "reset")
+    assert refused["problems"] == [long, "b"]
+    assert shrunk["changes"] == [long]
+    assert plugin["mend"] == long
+    assert fields(AdapterSpoke(**ONE, words=long))["words"] == long
+    assert all(len(each["human"]) == 100 for each in (failed, refused, shrunk, plugin))
+    assert len(fields(failure(message="word " * 10_000))["error_message"]) <= 8 * 1024 + 1
+
+
+@pytest.mark.parametrize("event", [failure, lambda **facts: AdapterBroke(**ONE, what="x", error=facts["message"])])
+def test_whole_texts_hold_no_secret(event: Callable[..., HostEvent]):
+    """What stands whole in a field is redacted and in one line, like the narration (ORCH-3604)."""
+    key = Secret(secrets.token_hex(12))
+
+    assert fields(event(message=f"sent {key.reveal()}\nforged"))["error_message"] == r"sent [redacted]\nforged"
 
 
 def test_the_pool_is_the_replicas():

@@ -52,7 +52,7 @@ _TASK = 8
 def human(event: HostEvent) -> str | None:
     """What happened, for people; None where there is nothing to tell. No secret, no control character."""
     sentence = _sentence(event)
-    return None if sentence is None else _cut(_safe(sentence), LONGEST)
+    return None if sentence is None else _cut(safe(sentence), LONGEST)
 
 
 def level(event: HostEvent) -> int:
@@ -95,7 +95,8 @@ def pool_of(event: HostEvent) -> str:
 # --- words
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Somebody's text in one line, without secrets."""
     return one_line(redact(text))
 
 
@@ -104,7 +105,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _name(text: str) -> str:
-    return text if len(text) <= _NAME else _cut(_safe(text), _NAME)  # made safe first: nobody knows half a secret
+    return text if len(text) <= _NAME else _cut(safe(text), _NAME)  # made safe first: nobody knows half a secret
 
 
 def _place(event: HostEvent, replica_id: str) -> str:
@@ -112,7 +113,7 @@ def _place(event: HostEvent, replica_id: str) -> str:
 
 
 def _task(event: TaskEvent) -> str:
-    return f"task {_safe(event.task_id)[:_TASK]}"
+    return f"task {safe(event.task_id)[:_TASK]}"
 
 
 def _span(seconds: float) -> str:
