@@ -232,6 +232,8 @@ class Call:
         if seat.binding.gate.left(seat.permit, meaning, ending, now):
             self._tell.health(seat.binding, was)
         if isinstance(ending, WorkerError):
+            if seat.binding.gate.ails(ending, self.task):
+                self._tell.ails(seat.binding.info, ending)
             self._stale_before |= meaning.outcome == "stale"
             self.record.resets += meaning.resets
             if EFFECTS[meaning.outcome].readiness != "as_it_was":

@@ -175,6 +175,17 @@ class BreakerChanged(ReplicaEvent, frozen=True, kw_only=True, tag="breaker"):
     open_for: float = 0.0
 
 
+class SetUpFailed(ReplicaEvent, frozen=True, kw_only=True, tag="set_up"):
+    """A replica fails tasks by how it is set up: key, certificate, address, path or adapter. No retry mends that.
+
+    Told once for each detail, until a task ends well there again.
+    """
+
+    error_kind: str
+    detail: str
+    message: str
+
+
 class CapabilitiesChanged(ReplicaEvent, frozen=True, kw_only=True, tag="capabilities"):
     """A replica can do something else than before; one sentence a change, as "context shrank 32768 → 8192"."""
 
@@ -265,6 +276,7 @@ HostEvent = (
     | ReplicaUnbound
     | HealthChanged
     | BreakerChanged
+    | SetUpFailed
     | CapabilitiesChanged
     | AdapterSpoke
     | AdapterBroke

@@ -2,11 +2,11 @@
 
 from typing import Literal, NamedTuple
 
-from llama_orch_adapter_api import End, WorkerError, one_line
+from llama_orch_adapter_api import AdapterError, End, TaskRequest, WorkerError, one_line
 
 from ._breaker import Breaker, Permit
 from ._health import Health
-from ._outcome import EFFECTS, Meaning
+from ._outcome import EFFECTS, SET_UP, Meaning
 from ._policy import PoolPolicy
 from ._retry import RetryPolicy
 
@@ -32,7 +32,7 @@ class Gate:
     `patience` bounds a pause, whatever the engine asks for: nobody else would ever find out that it takes tasks again.
     """
 
-    __slots__ = ("breaker", "draining", "health", "limit", "patience", "paused_until", "slots")
+    __slots__ = ("breaker", "draining", "health", "ill_set_up", "limit", "patience", "paused_until", "slots")
 
     def __init__(self, breaker: Breaker, health: Health, limit: int | None = None) -> None:
         self.breaker = breaker
@@ -41,6 +41,7 @@ class Gate:
         self.patience = RetryPolicy().patience
         self.slots: int | None = None
         self.draining = False
+        self.ill_set_up: set[str] = set()  # the details that were told, until it works again
         self.paused_until = 0.0
 
     def adopt(self, policy: PoolPolicy) -> None:
@@ -75,11 +76,25 @@ class Gate:
         effect = EFFECTS[meaning.outcome]
         self.breaker.leave(permit, effect.breaker, now)
         if not isinstance(ending, WorkerError):
+            if self.ill_set_up and effect.breaker == "ok":
+                self.ill_set_up.clear()
             return False
         if effect.readiness == "paused":
             pause = min(ending.retry_after or PAUSE, max(self.patience, PAUSE))
             self.paused_until = max(self.paused_until, now + pause)
         return effect.readiness == "loading" and self.health.loads(one_line(ending.message))
+
+    def ails(self, error: WorkerError, task: TaskRequest) -> bool:
+        """Whether a failure is news of how the replica is set up; a model that the task itself asks for is not."""
+        news = (
+            isinstance(error, AdapterError)
+            and error.detail in SET_UP
+            and error.detail not in self.ill_set_up
+            and (error.detail != "not_found" or task.model_ref is None)
+        )
+        if news:
+            self.ill_set_up.add(error.detail)
+        return news
 
 
 _NEVER = float("inf")

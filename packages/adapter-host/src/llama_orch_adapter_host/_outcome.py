@@ -61,6 +61,9 @@ EFFECTS: dict[Outcome, Effect] = {
     "stale": Effect("neutral"),
 }
 
+SET_UP = frozenset({"tls", "auth", "address", "not_found", "plugin"})
+"""Details of an `AdapterError` that speak of how a replica is set up: told loudly, whatever the breaker counts."""
+
 _OK = Meaning("ok")
 _CANCELLED = Meaning("cancelled")
 _STALE = Meaning("stale", "same_once")

@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-from llama_orch_adapter_api import BindingInfo, End, TaskRequest, WorkerError
+from llama_orch_adapter_api import BindingInfo, End, TaskRequest, WorkerError, one_line
 
 from ._binding import Binding
 from ._bus import Bus
@@ -12,6 +12,7 @@ from ._events import (
     EngineIdle,
     FirstToken,
     HealthChanged,
+    SetUpFailed,
     TaskAdmitted,
     TaskAdvised,
     TaskEnded,
@@ -139,6 +140,20 @@ class Teller:
         """Its engine is idle after a cancel."""
         idle = EngineIdle(replica_id=info.replica_id, engine=info.engine, duration=duration, **_whose(record, info))
         self._emit(idle)
+
+    def ails(self, info: BindingInfo, error: WorkerError) -> None:
+        """It failed by how its replica is set up, which is news."""
+        self._emit(
+            SetUpFailed(
+                pool_id=info.pool_id,
+                replica_id=info.replica_id,
+                engine=info.engine,
+                generation=info.generation,
+                error_kind=error.code,
+                detail=error.detail,
+                message=one_line(error.message),
+            )
+        )
 
     def health(self, binding: Binding, was: Belief) -> None:
         """What happened to a task changed what is believed of its replica."""

@@ -13,6 +13,7 @@ from llama_orch_adapter_host._events import (
     ReplicaPreloading,
     ReplicaRebound,
     ReplicaUnbound,
+    SetUpFailed,
     TaskAdmitted,
 )
 from llama_orch_adapter_host.observe import Metrics
@@ -55,6 +56,16 @@ def test_a_task_that_ends_well():
     assert value("tokens_in_total", **REPLICA) == 12
     assert value("tokens_out_total", **REPLICA) == 41
     assert value("in_flight", pool="chat") == 0
+
+
+def test_a_set_up_that_fails():
+    """Each time that a replica begins to fail by its set-up counts, by its detail, from a closed set (ORCH-3604)."""
+    auth = SetUpFailed(**ONE, error_kind="ADAPTER", detail="auth", message="401")
+    odd = SetUpFailed(**ONE, error_kind="ADAPTER", detail="whatever", message="x")
+    value = counted(BOUND, auth, auth, odd)
+
+    assert value("set_up_faults_total", **REPLICA, detail="auth") == 2
+    assert value("set_up_faults_total", **REPLICA, detail="other") == 1
 
 
 def test_a_retry_and_a_failure():

@@ -22,6 +22,7 @@ from .._events import (
     ReplicaEvent,
     ReplicaRebound,
     ReplicaUnbound,
+    SetUpFailed,
     TaskAdmitted,
     TaskEnded,
 )
@@ -54,6 +55,7 @@ class Metrics(Collector):
             ReplicaUnbound: self._unbound,
             HealthChanged: self._health,
             BreakerChanged: self._breaker,
+            SetUpFailed: self._set_up,
             ReloadDone: lambda _: self._reloaded("ok"),
             ReloadFailed: lambda _: self._reload_failed(),
             PluginChanged: self._plugin,
@@ -138,6 +140,10 @@ class Metrics(Collector):
         replica = self._known(event.pool_id, event)
         replica.breaker[event.generation] = event.state
         replica.trips += event.state == "open"
+
+    def _set_up(self, event: SetUpFailed) -> None:
+        replica = self._replica(event, event.replica_id)
+        replica.set_up[error_labels(event.error_kind, event.detail)[1]] += 1
 
     # --- the host
 

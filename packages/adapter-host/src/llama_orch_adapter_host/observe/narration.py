@@ -33,6 +33,7 @@ from .._events import (
     ReplicaRebound,
     ReplicaUnbound,
     RouteFailed,
+    SetUpFailed,
     TaskAdmitted,
     TaskAdvised,
     TaskEnded,
@@ -70,7 +71,7 @@ LEVELS: dict[type[Event], int] = {
         (CapabilitiesChanged, AdapterSpoke, ReloadBegun, ReloadDone, HostStopping, HostStopped, AttemptFailed),
         logging.INFO,
     ),
-    **dict.fromkeys((AdapterBroke, ReloadFailed, RouteFailed), logging.WARNING),
+    **dict.fromkeys((AdapterBroke, SetUpFailed, ReloadFailed, RouteFailed), logging.WARNING),
 }
 """Those that are always told equally loud."""
 
@@ -245,6 +246,11 @@ def _(event: BreakerChanged) -> str:
         case "half_open":
             return f"{place} half-opens its breaker: one task may try it"
     return f"{place} closes its breaker and gets tasks again"
+
+
+@_sentence.register
+def _(event: SetUpFailed) -> str:
+    return _after(f"{_of_replica(event)} fails by its set-up, {_name(event.detail)}", event.message)
 
 
 @_sentence.register

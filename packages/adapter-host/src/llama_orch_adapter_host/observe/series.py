@@ -92,6 +92,7 @@ class ReplicaSeries:
         "id",
         "labels",
         "retries",
+        "set_up",
         "tokens_in",
         "tokens_out",
         "trips",
@@ -107,6 +108,7 @@ class ReplicaSeries:
         self.tokens_out = 0
         self.trips = 0
         self.retries: Counter[tuple[str, str]] = Counter()
+        self.set_up: Counter[str] = Counter()
         self.health: dict[int, str] = {}
         self.breaker: dict[int, str] = {}
 
@@ -161,6 +163,7 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
     tokens_out = _counter("tokens_out", "Tokens of answers, as the engine counts", *_REPLICA)
     retries = _counter("retries", "Attempts that another one followed", *_REPLICA, "code", "detail")
     trips = _counter("breaker_trips", "Times that a breaker opened", *_REPLICA)
+    set_up = _counter("set_up_faults", "Times that a replica began to fail by its set-up", *_REPLICA, "detail")
     breaker = _gauge("breaker_state", "1 for the state that a breaker is in, else 0", *_REPLICA, "state")
     health = _gauge("health_state", "1 for the state that a replica is in, else 0", *_REPLICA, "state")
     for replica in replicas:
@@ -172,12 +175,14 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
         trips.add_metric(labels, replica.trips)
         for error, count in tuple(replica.retries.items()):
             retries.add_metric((*labels, *error), count)
+        for detail, count in tuple(replica.set_up.items()):
+            set_up.add_metric((*labels, detail), count)
         for gauge, states, told in ((breaker, BREAKER, replica.breaker), (health, HEALTH, replica.health)):
             now = told.get(replica.generation)
             if now is not None:
                 for state in states:
                     gauge.add_metric((*labels, state), state == now)
-    yield from (first_token, decode, tokens_in, tokens_out, retries, trips, breaker, health)
+    yield from (first_token, decode, tokens_in, tokens_out, retries, trips, set_up, breaker, health)
 
 
 def of_host(reloads: dict[str, int], quarantines: int) -> Iterator[Metric]:
