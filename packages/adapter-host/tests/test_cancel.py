@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from llama_orch_adapter_api import AdapterError, TaskRequest, Token, WorkerProps
 from llama_orch_adapter_host import CancelReceipt
-from llama_orch_adapter_host._events import EngineIdle, HostEvent
+from llama_orch_adapter_host._events import AdapterBroke, EngineIdle, HostEvent
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
@@ -187,16 +187,23 @@ async def test_when_the_engine_is_idle():
 
 
 @pytest.mark.parametrize(
-    "replica",
-    [Confirming(0.3, promises=False), Confirming(9), Confirming(0.3, breaks=True), Replica(LONG)],
+    ("how", "replica"),
+    [
+        ("no_promise", Confirming(0.3, promises=False)),
+        ("too_slow", Confirming(9)),
+        ("breaks", Confirming(0.3, breaks=True)),
+        ("no_cancel", Replica(LONG)),
+    ],
     ids=["no_promise", "too_slow", "breaks", "no_cancel"],
 )
 @virtual
-async def test_when_nobody_can_tell(replica: Replica):
+async def test_when_nobody_can_tell(how: str, replica: Replica):
     """ORCH-3601: without the promise, or where it is not kept within 2 s, nobody can tell when the engine was idle."""
     events: list[HostEvent] = []
     _, receipt = await cancelled_on(replica, events)
 
+    faults = {"too_slow": ["TimeoutError"], "breaks": ["OSError"]}.get(how, [])
+    assert [(e.what, e.error) for e in events if isinstance(e, AdapterBroke)] == [("cancel()", e) for e in faults]
     assert receipt.outcome == "cancelled"
     assert await receipt.idle() is None
     assert not [event for event in events if isinstance(event, EngineIdle)]

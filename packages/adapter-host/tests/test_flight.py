@@ -17,8 +17,10 @@ from llama_orch_adapter_api import (
     WorkerReset,
 )
 from llama_orch_adapter_host import AdapterHost, CancelReceipt, TokenStream
+from llama_orch_adapter_host._events import AdapterBroke
 from llama_orch_adapter_host._flight import CLOSE_LIMIT, STOP_LIMIT
 from llama_orch_adapter_host._watch import INTERVAL
+from llama_orch_adapter_host.observe import captured
 from llama_orch_adapter_testkit import VirtualClockLoop, run_virtual
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -246,15 +248,21 @@ async def test_an_iterator_of_any_make(adapter_type: type[Words]):
 
 @virtual
 async def test_a_fault_in_the_clean_up_is_no_fault_of_the_task(caplog: pytest.LogCaptureFixture):
-    """What an adapter raises when it is closed is logged with its class alone, and changes no ending."""
+    """What an adapter raises when it is closed is an event with its class alone and the mend, and changes no ending."""
     async with host_of(Fussy(words=1)) as host:
-        stream = await host.submit("pool", task())
-        await host.cancel("pool", stream.task_id)
-        events = await drained(stream)
+        with captured(host) as told:
+            stream = await host.submit("pool", task())
+            await host.cancel("pool", stream.task_id)
+            events = await drained(stream)
 
     assert events == [CANCELLED]
-    assert caplog.messages == ["pool/0: closing a stream raised OSError"]
+    assert caplog.messages == [
+        "pool/0 has a fault in its adapter, in closing a stream: OSError · report it to its author"
+    ]
     assert "stuck" not in caplog.text
+    assert [(e.replica_id, e.what, e.error, e.mend) for e in told.of(AdapterBroke)] == [
+        ("0", "closing a stream", "OSError", "report it to its author")
+    ]
 
 
 # --- cancel
@@ -691,7 +699,9 @@ async def test_an_adapter_that_hangs_after_its_end(caplog: pytest.LogCaptureFixt
     assert told == moment(1)
     assert rest == []
     assert CLOSE_LIMIT <= took <= CLOSE_LIMIT + 2 * INTERVAL
-    assert caplog.messages == ["pool/0: closing a stream raised CancelledError"]
+    assert caplog.messages == [
+        "pool/0 has a fault in its adapter, in closing a stream: CancelledError · report it to its author"
+    ]
     assert me is not None
     assert me.cancelling() == 0
 

@@ -575,9 +575,9 @@ async def test_adapters_that_do_not_close(caplog: pytest.LogCaptureFixture):
     assert now() == moment(FAREWELL_LIMIT)
     assert good.closed == 1
     assert sorted(caplog.messages) == [
-        "pool/0: closing the adapter raised TimeoutError",
-        "pool/1: closing the adapter raised OSError",
-        "pool/2: closing the adapter raised TimeoutError",
+        "pool/0 has a fault in its adapter, in closing the adapter: TimeoutError · report it to its author",
+        "pool/1 has a fault in its adapter, in closing the adapter: OSError · report it to its author",
+        "pool/2 has a fault in its adapter, in closing the adapter: TimeoutError · report it to its author",
     ]
 
 

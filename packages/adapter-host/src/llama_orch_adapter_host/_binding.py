@@ -1,7 +1,7 @@
 """One adapter that stands for one replica. A binding never changes: what replaces it is another generation."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -47,9 +47,14 @@ class Leases(dict[Lease, None]):
             await self._none.wait()
 
 
+def _untold(what: str, error: str) -> None:
+    """Of a binding that no host has made."""
+
+
 class Binding(msgspec.Struct, frozen=True, eq=False):
     """One adapter bound to one replica. `leases` are the flights that use it now, `gate` says whether it takes more.
 
+    `broke` is told what the adapter did wrong where no task fails of it: where, and the class of what it raised.
     `fingerprint` tells what it was built from: another one needs another binding. `http` are its pool's overrides.
     `replica` is `pool_id/replica_id`.
     """
@@ -62,6 +67,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
     advise: Advise | None = None
     http: Mapping[str, object] = {}
     leases: Leases = msgspec.field(default_factory=Leases)
+    broke: Callable[[str, str], None] = _untold
     replica: str = ""
 
     def __post_init__(self) -> None:

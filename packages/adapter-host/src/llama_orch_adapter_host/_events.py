@@ -203,6 +203,7 @@ class AdapterBroke(ReplicaEvent, frozen=True, kw_only=True, tag="adapter_fault")
 
     what: str
     error: str
+    mend: str = "report it to its author"
 
 
 # --- the host

@@ -91,7 +91,14 @@ class Fleet:
         key = _key(info)
         gate = Gate(self._breakers.create(key, policy.breaker), Health(policy.health), policy.max_in_flight)
         binding = self._by_key[key] = Binding(
-            info, adapter, blueprint.timeouts, gate, blueprint.fingerprint, blueprint.spec.advise, blueprint.http
+            info,
+            adapter,
+            blueprint.timeouts,
+            gate,
+            blueprint.fingerprint,
+            blueprint.spec.advise,
+            blueprint.http,
+            broke=lambda what, error: self._tell(AdapterBroke, info, what=what, error=error),
         )
         return binding
 

@@ -22,12 +22,9 @@ from llama_orch_adapter_api import (
     Token,
     TokenEvent,
     WorkerError,
-    get_logger,
 )
 
 from ._binding import Binding
-
-logger = get_logger(__name__)
 
 CLOSE_LIMIT = 0.75
 """Seconds that an adapter may take to let go of a stream; then its clean-up is cancelled."""
@@ -329,7 +326,7 @@ class Flight:
         if from_outside is not None:
             raise from_outside
         if error is not None:
-            logger.warning("%s: closing a stream raised %s", self.binding.replica, type(error).__name__)
+            self.binding.broke("closing a stream", type(error).__name__)
 
     def _failure(self, error: Exception) -> WorkerError:
         if isinstance(error, WorkerError):

@@ -4,14 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps, get_logger
+from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps
 
 from ._binding import Binding
 from ._flight import plugin_error
 
 T = TypeVar("T")
-
-logger = get_logger(__name__)
 
 PROBE_LIMIT = 5.0
 """Seconds that a health or props call of one replica may take."""
@@ -57,6 +55,6 @@ async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None
         async with asyncio.timeout(FAREWELL_LIMIT):
             await say()
     except Exception as error:  # noqa: BLE001  # as above
-        logger.warning("%s: %s raised %s", binding.replica, what, type(error).__name__)
+        binding.broke(what, type(error).__name__)
         return False
     return True

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from llama_orch_adapter_host._events import (
+    AdapterBroke,
     BreakerChanged,
     HealthChanged,
     HostEvent,
@@ -66,6 +67,15 @@ def test_a_set_up_that_fails():
 
     assert value("set_up_faults_total", **REPLICA, detail="auth") == 2
     assert value("set_up_faults_total", **REPLICA, detail="other") == 1
+
+
+def test_an_adapter_that_breaks():
+    """Faults of an adapter count for its replica, of one that takes no tasks for "other" (ORCH-3604)."""
+    broke = AdapterBroke(**ONE, what="closing a stream", error="OSError")
+    value = counted(broke, BOUND, broke, broke)
+
+    assert value("adapter_faults_total", **REPLICA) == 2
+    assert value("adapter_faults_total", pool="other", replica="other", engine="other") == 1
 
 
 def test_a_retry_and_a_failure():

@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from .._events import (
+    AdapterBroke,
     AttemptBegun,
     AttemptFailed,
     BreakerChanged,
@@ -56,6 +57,7 @@ class Metrics(Collector):
             HealthChanged: self._health,
             BreakerChanged: self._breaker,
             SetUpFailed: self._set_up,
+            AdapterBroke: self._broke,
             ReloadDone: lambda _: self._reloaded("ok"),
             ReloadFailed: lambda _: self._reload_failed(),
             PluginChanged: self._plugin,
@@ -144,6 +146,9 @@ class Metrics(Collector):
     def _set_up(self, event: SetUpFailed) -> None:
         replica = self._replica(event, event.replica_id)
         replica.set_up[error_labels(event.error_kind, event.detail)[1]] += 1
+
+    def _broke(self, event: AdapterBroke) -> None:
+        self._replica(event, event.replica_id).adapter_faults += 1
 
     # --- the host
 

@@ -265,7 +265,8 @@ def _(event: AdapterSpoke) -> str:
 
 @_sentence.register
 def _(event: AdapterBroke) -> str:
-    return _after(f"{_of_replica(event)} has a fault in its adapter, in {_name(event.what)}", event.error)
+    fault = _after(f"{_of_replica(event)} has a fault in its adapter, in {_name(event.what)}", event.error)
+    return f"{fault} · {event.mend}" if event.mend else fault
 
 
 @_sentence.register

@@ -84,6 +84,7 @@ class ReplicaSeries:
     """
 
     __slots__ = (
+        "adapter_faults",
         "breaker",
         "decode",
         "first_token",
@@ -107,6 +108,7 @@ class ReplicaSeries:
         self.tokens_in = 0
         self.tokens_out = 0
         self.trips = 0
+        self.adapter_faults = 0
         self.retries: Counter[tuple[str, str]] = Counter()
         self.set_up: Counter[str] = Counter()
         self.health: dict[int, str] = {}
@@ -164,6 +166,7 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
     retries = _counter("retries", "Attempts that another one followed", *_REPLICA, "code", "detail")
     trips = _counter("breaker_trips", "Times that a breaker opened", *_REPLICA)
     set_up = _counter("set_up_faults", "Times that a replica began to fail by its set-up", *_REPLICA, "detail")
+    broke = _counter("adapter_faults", "Times that an adapter broke where no task fails of it", *_REPLICA)
     breaker = _gauge("breaker_state", "1 for the state that a breaker is in, else 0", *_REPLICA, "state")
     health = _gauge("health_state", "1 for the state that a replica is in, else 0", *_REPLICA, "state")
     for replica in replicas:
@@ -173,6 +176,7 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
         tokens_in.add_metric(labels, replica.tokens_in)
         tokens_out.add_metric(labels, replica.tokens_out)
         trips.add_metric(labels, replica.trips)
+        broke.add_metric(labels, replica.adapter_faults)
         for error, count in tuple(replica.retries.items()):
             retries.add_metric((*labels, *error), count)
         for detail, count in tuple(replica.set_up.items()):
@@ -182,7 +186,7 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
             if now is not None:
                 for state in states:
                     gauge.add_metric((*labels, state), state == now)
-    yield from (first_token, decode, tokens_in, tokens_out, retries, trips, set_up, breaker, health)
+    yield from (first_token, decode, tokens_in, tokens_out, retries, trips, set_up, broke, breaker, health)
 
 
 def of_host(reloads: dict[str, int], quarantines: int) -> Iterator[Metric]:
