@@ -333,19 +333,22 @@ async def test_a_rebind_that_waits_for_what_is_unbound_meanwhile():
 
 @virtual
 async def test_a_rebind_that_is_given_up():
-    """ORCH-3600: whoever cancels a rebind has nothing changed, and what was built is closed once."""
+    """ORCH-3600: whoever cancels a rebind has nothing changed, which is told, and what was built is closed once."""
     sick = Engine()
     sick.told = LOADING
     yard = Yard(lambda url: sick if url == "http://sick" else Engine())
     host = AdapterHost(plugins=yard.plugins)
     host.bind("chat", "words", {})
     async with host:
+        seen = told(host, "reload reloaded reload_failed")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(3):
                 await host.rebind("chat", "words", {"url": "http://sick"})
         closed = list(yard.closed)
         events = await drained(await host.submit("chat", task()))
 
+    assert [event.__struct_config__.tag for event in seen] == ["reload", "reload_failed"]
+    assert seen[1].problems == ("it was cancelled before it was ready · reload again",)
     assert closed == [0, 1]
     assert isinstance(events[-1], End)
     assert yard.closed == [1, 1]

@@ -29,6 +29,7 @@ from ._report import ReloadError, ReloadReport
 
 T = TypeVar("T")
 
+_CANCELLED = "it was cancelled before it was ready · reload again"
 _STOPPED = "this host was stopped meanwhile · use another one"
 
 
@@ -208,9 +209,12 @@ class Reloads:
 
     @contextlib.contextmanager
     def _telling(self, pool_id: str = "") -> Iterator[None]:
-        """Tell of a failure before it is raised."""
+        """Tell of a failure before it is raised, and of being cancelled: what began is told to have ended."""
         try:
             yield
+        except asyncio.CancelledError:
+            self._bus.emit(ReloadFailed(pool_id=pool_id, problems=(_CANCELLED,)))
+            raise
         except ReloadError as error:
             self._bus.emit(ReloadFailed(pool_id=pool_id, problems=tuple(map(one_line, error.problems))))
             raise

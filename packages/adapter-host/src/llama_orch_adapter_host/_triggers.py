@@ -21,7 +21,7 @@ Errand = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 class Trigger:
     """Reloads at each occasion until it is closed, or its block is left. Occasions during a reload make one more.
 
-    A reload that fails is logged, and the next occasion tries again.
+    A reload that fails is told by its event, and the next occasion tries again.
     """
 
     def __init__(self, reload: Callable[[], Awaitable[object]], install: Install, errand: Errand) -> None:
@@ -61,8 +61,8 @@ class Trigger:
     async def _attempt(self) -> None:
         try:
             await self._reload()
-        except ReloadError as error:
-            logger.error("the reload failed and nothing was changed: %s", "; ".join(error.problems))  # noqa: TRY400  # the trace tells people nothing
+        except ReloadError:
+            pass  # which its event told
         except Exception:
             logger.exception("the reload failed; report it")
 
