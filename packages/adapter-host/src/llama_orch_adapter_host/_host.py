@@ -118,9 +118,9 @@ class AdapterHost(Changes):
         """Tell `observer` of every event from now on; call what is returned to end that.
 
         It is called on the event loop and must not block. One with a method `traceparent(task_id)`, as `Tracing` has,
-        also names the trace that engines are told.
+        also names the trace that engines are told. A `Narrator` is one too many, since each host has its own.
         """
-        return self._bus.add(observer)
+        return (lambda: None) if isinstance(observer, Narrator) else self._bus.add(observer)
 
     async def __aenter__(self) -> Self:
         try:

@@ -1,11 +1,13 @@
 import logging
 
 import pytest
+from llama_orch_adapter_host import AdapterHost, Plugins
 from llama_orch_adapter_host._bus import Bus
 from llama_orch_adapter_host._events import CapabilitiesChanged, HostEvent
-from llama_orch_adapter_host.observe import TAXONOMY, Narrator, fields, human, level
+from llama_orch_adapter_host.observe import TAXONOMY, Narrator, fields, human, level, narrator
 from llama_orch_adapter_host.observe.narrator import LOGGER
 
+from ..adapters import virtual  # type: ignore[import-not-found]  # test folders are no packages
 from .events import (  # type: ignore[import-not-found]  # test folders are no packages
     ONE,
     STORY,
@@ -41,6 +43,37 @@ def test_what_is_too_quiet_is_not_logged(caplog: pytest.LogCaptureFixture):
 
     assert [record.levelno for record in records] == [logging.INFO]
     assert narrated(caplog, logging.WARNING, ended(), failure()) == []
+
+
+def test_what_the_log_does_not_take_costs_one_look(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """Of an event that is too quiet nothing is made, not even its level (ORCH-3604)."""
+
+    def never(_: HostEvent) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(narrator, "level", never)
+    monkeypatch.setattr(narrator, "fields", never)
+    with caplog.at_level(logging.ERROR, LOGGER):
+        for event in (*STORY, ended(), failure()):
+            Narrator()(event)
+
+    assert caplog.records == []
+
+
+@virtual
+async def test_a_host_narrates_by_itself_and_once(caplog: pytest.LogCaptureFixture):
+    """A host's narration is on without a word, and a second narrator doubles no line (ORCH-3604)."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    host = AdapterHost(plugins=Plugins())
+    forget = host.observe(Narrator())
+    async with host:
+        pass
+    forget()
+
+    assert caplog.messages == [
+        "the host takes no more tasks; 0 streams still run",
+        "the host is stopped in 0 ms; every adapter is closed",
+    ]
 
 
 def test_what_has_nothing_to_tell_is_not_logged(caplog: pytest.LogCaptureFixture):
