@@ -1,3 +1,4 @@
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from llama_orch_adapter_host._events import (
 )
 from llama_orch_adapter_host.observe import captured, coverage, human, missing
 
+from ..adapters import moment, virtual  # type: ignore[import-not-found]  # test folders are no packages
 from .events import KINDS, ONE, STORY, filled  # type: ignore[import-not-found]  # test folders are no packages
 
 
@@ -62,6 +64,19 @@ def test_the_story():
         "chat/0 fails task 7f3a9c12, next try in 40 ms: WORKER_RESET reset, the engine closed the connection",
         "chat/0 half-opens its breaker: one task may try it",
     ]
+
+
+@virtual
+async def test_the_story_with_its_moments():
+    """On request each line begins with its moment, in seconds since the block began, by the loop's clock."""
+    bus = Bus()
+    with captured(bus) as events:
+        bus.emit(STORY[0])
+        await asyncio.sleep(61.25)
+        bus.emit(STORY[1])
+
+    assert events.moments == [0, moment(61.25)]
+    assert events.story(moments=True) == [f"    0.00 s  {human(STORY[0])}", f"   61.25 s  {human(STORY[1])}"]
 
 
 def test_coverage():
