@@ -21,10 +21,19 @@ def short(task: TaskRequest, capabilities: Capabilities) -> str | None:
     return f"{capabilities.model_id} writes more than that\n" if task.max_tokens == 1 else None
 
 
+class Adviser:
+    """Advice that compares, and so has no hash."""
+
+    __hash__ = None  # type: ignore[assignment]  # as of any class with `__eq__` alone
+
+    def __call__(self, task: TaskRequest, capabilities: Capabilities) -> str | None:
+        return short(task, capabilities)
+
+
 async def told(*requests: TaskRequest) -> tuple[list[HostEvent], list[tuple[str, ...]]]:
     """What is told of these tasks, and what their records hold."""
     plugins, events = Plugins(), list[HostEvent]()
-    plugins.register(AdapterSpec("words", 1, Config, lambda _: Words(pause=None), advise=short))
+    plugins.register(AdapterSpec("words", 1, Config, lambda _: Words(pause=None), advise=Adviser()))
     async with AdapterHost(plugins=plugins) as host:
         host.bind("pool", "words", {})
         host.observe(events.append)

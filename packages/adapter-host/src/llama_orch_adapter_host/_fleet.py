@@ -71,7 +71,7 @@ class Fleet:
         self._served: set[Binding] = set()  # those that were seated, until they are closed
         self._empty: set[Binding] = set()  # those that were told to be drained
         self._closings: dict[Binding, asyncio.Task[None]] = {}
-        self._leashes: dict[Advise, Leash] = {}
+        self._leashes: dict[str, Leash] = {}  # of advice, by engine
 
     def bindings(self) -> tuple[Binding, ...]:
         """Every binding whose adapter is not closed: seated, not yet seated, or taken over from."""
@@ -247,14 +247,15 @@ class Fleet:
         known = None if ask is None else self.cache.known(binding)
         if ask is None or known is None:
             return
-        leash = self._leashes.get(ask) or self._leashes.setdefault(ask, Leash())
+        engine = binding.info.engine
+        leash = self._leashes.get(engine) or self._leashes.setdefault(engine, Leash())
         if leash.off:
             return
         advice, fault = leash.call(lambda: _advice(ask, call.task, known))
         if fault:
             self._tell(AdapterBroke, binding.info, what="advise()", error=fault)
             if leash.off:
-                self._plugins().drop_advice(binding.info.engine, fault)
+                self._plugins().drop_advice(engine, fault)
         if advice is not None:
             call.advised(binding.info, advice)
 
