@@ -260,10 +260,10 @@ def test_no_text_is_slow() -> None:
         for text in evil(GO[name], rng):
             for size in SIZES:
                 long = (text * (size // len(text) + 1))[:size]
-                began = time.perf_counter()
+                began = time.thread_time()
                 for match in pattern.finditer(long):
                     match.span(match.lastindex or 0)
-                took = time.perf_counter() - began
+                took = time.thread_time() - began
                 totals[size] += took
                 worst[size] = max(worst[size], took)
 
@@ -283,7 +283,7 @@ def test_a_long_text_is_no_slower() -> None:
     for text in evil(tuple(text for _, text in EXAMPLES), rng):
         for size in took:
             long = (text * (size // len(text) + 1))[:size]
-            began = time.perf_counter()
+            began = time.thread_time()
             redact(long)
             took[size] += time.perf_counter() - began
 

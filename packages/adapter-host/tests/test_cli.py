@@ -235,11 +235,11 @@ def test_each_channel_begins_a_line(acme: Callable[..., Result]):
 
 def test_a_table_shows_its_cells_as_they_are(acme: Callable[..., Result]):
     """What looks like markup, in an engine's words or a URL, is shown and obeyed by nobody."""
-    ended = acme("health", "--pool", "[/x]=acme:http://[fd00::1]:8080")
+    ended = acme("health", "--pool", "[b]x=acme:http://[fd00::1]:8080")
 
     assert ended.exit_code == 0, ended.output
     assert ended.stdout.splitlines()[1].split() == [
-        "[/x]/0",
+        "[b]x/0",
         "ready",
         "bad",
         "[/think]",
