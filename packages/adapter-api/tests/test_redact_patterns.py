@@ -285,7 +285,7 @@ def test_a_long_text_is_no_slower() -> None:
             long = (text * (size // len(text) + 1))[:size]
             began = time.thread_time()
             redact(long)
-            took[size] += time.perf_counter() - began
+            took[size] += time.thread_time() - began
 
     print(", ".join(f"{size // 1024} KiB {spent / EVIL * 1000:.2f} ms" for size, spent in took.items()))
     assert took[8 * CAP] < 4 * took[CAP]
