@@ -358,5 +358,6 @@ def test_a_policy_and_advice_that_are_dropped():
     assert [state for state, _ in changes] == ["hooks off", "hooks off"]
     assert changes[0][1].startswith(f"routing policy 'odd' fails: SystemExit, {mend}")
     assert changes[1][1].startswith(f"advise() of engine 'words' fails: SystemExit, {mend}")
+    assert changes[1][1].endswith(f". Before that {changes[0][1]}")
     assert [plugin.state for plugin in plugins.listing()] == ["hooks off"]
     assert "words" in plugins.engines()

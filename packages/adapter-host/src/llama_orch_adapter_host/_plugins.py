@@ -231,6 +231,8 @@ class Plugins:
     def _turn_off(self, at: int, why: str, rest: str = "what it registered") -> None:
         plugin = self._found[at]
         mend = f"{why}; {rest} serves on. Update or remove {plugin.origin} and start again"
+        if plugin.mend:  # of hooks, policy or advice that were turned off before
+            mend = f"{mend}. Before that {plugin.mend}"
         self._found[at] = plugin = _became(plugin, "hooks off", mend)
         self._tell(plugin)
 
