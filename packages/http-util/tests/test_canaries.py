@@ -116,6 +116,25 @@ ELSEWHERE: dict[str, Place] = {
 }
 """Where nothing that is told belongs."""
 
+REPEATED: dict[str, Place] = WORDS | {
+    "the model's output": lambda text: Reply.json(
+        500,
+        {
+            "error": {
+                "message": "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] parse error "
+                f"at line 1, column 9: missing closing quote; last read: '\"{text}'",
+            }
+        },
+    ),
+    "last read": lambda text: Reply.json(
+        400, {"error": {"message": f"[json.exception.parse_error.101] invalid literal; last read: '{text}'"}}
+    ),
+    "output that is not parsed": lambda text: Reply.json(
+        500, {"error": {"message": f"Failed to parse input at pos 3: {text}"}}
+    ),
+}
+"""Where engines repeat what they were asked among words that are told."""
+
 CASES = [(name, place, [KEY]) for name, place in WORDS.items()] + [
     (name, place, [KEY, PROMPT]) for name, place in ELSEWHERE.items()
 ]
@@ -224,6 +243,18 @@ async def test_nothing_comes_out(
     gc.collect()
 
     assert leaks(said.text) == []
+
+
+@pytest.mark.parametrize("way", ["request", "stream"])
+@pytest.mark.parametrize("form", ["raw", "URL-encoded", "JSON-escaped"])
+@pytest.mark.parametrize("place", REPEATED.values(), ids=REPEATED)
+async def test_no_prompt_comes_out_of_words(
+    place: Place, form: str, way: str, capsys: Any, said: pytest.LogCaptureFixture
+) -> None:
+    """An engine that repeats the request among its own words is quoted up to there (battery 32)."""
+    async with LoopbackEngine(lambda _: place(FORMS[form](PROMPT))) as engine:
+        async with HttpClient(engine.url, CONFIG, api_key=SECRET) as client:
+            assert found(await seen_of(client, WAYS[way], capsys, said)) == {}
 
 
 def nobody_listens() -> str:

@@ -255,6 +255,8 @@ def test_retry_after_reaches_the_error() -> None:
 
 TOLD = [
     ("Failed to parse messages: Missing 'role' in message: {'rol':'user','content':'PRIVATE'}", "bad_request"),
+    ("Failed to parse tools: Missing type in tool: {'name':'PRIVATE'}", "bad_request"),
+    ("Failed to initialize samplers: failed to parse grammar", "bad_request"),
     ("image input is not supported - hint: if this is unexpected, provide the mmproj", "unsupported"),
 ]
 
@@ -266,4 +268,19 @@ def test_llama_cpp_answers_500_to_what_it_should_refuse(words: str, detail: str)
     error = error_of_status(500, {}, body, WHERE)
 
     assert (type(error), error.detail, error.retriable, error.engine_fault) == (AdapterError, detail, False, False)
+    assert "PRIVATE" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Failed to parse input at pos 7: PRIVATE",
+        "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] …; last read: 'PRIVATE'",
+    ],
+)
+def test_output_that_llama_cpp_cannot_parse(words: str) -> None:
+    """What its own model wrote is no fault of the request's, and is not repeated."""
+    error = error_of_status(500, {}, json.dumps({"error": {"code": 500, "message": words}}).encode(), WHERE)
+
+    assert (type(error), error.detail) == (InternalError, "engine")
     assert "PRIVATE" not in str(error)

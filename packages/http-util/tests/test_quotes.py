@@ -1,14 +1,15 @@
 """An engine's own words, as far as they are told: one line, short, and without secrets."""
 
+import json
 import random
 import time
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llama_orch_http_util._errors import (
-    quote,
-)
+from llama_orch_adapter_api import one_line
+from llama_orch_http_util._words import quote, sent_of
 
 
 @pytest.mark.parametrize(
@@ -29,11 +30,61 @@ from llama_orch_http_util._errors import (
         ("bad 'input': 'a prompt'", "bad"),
         ('{"msg":"bad","input": "a prompt"}', ""),
         ("bad 'input' : a prompt", "bad"),
+        (
+            "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] …",
+            "Failed to parse tool call arguments",
+        ),
+        (
+            "[json.exception.parse_error.101] missing closing quote; last read: '\"a secret'",
+            "[json.exception.parse_error.101] missing closing quote;",
+        ),
+        (
+            "[json.exception.out_of_range.406] number overflow parsing '1e999'",
+            "[json.exception.out_of_range.406] number overflow parsing",
+        ),
+        ("Failed to parse input at pos 12: <think>a secret", "Failed to"),
     ],
 )
 def test_quoted_words(text: str, shown: str) -> None:
     """Control, separator and bidi characters are escaped, length is capped, and what repeats the input is left out."""
     assert quote(text) == shown
+
+
+PROMPT = 'the "quoted" words\n of a prompt: naïve 🦙'
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (f"bad prompt {PROMPT}", "bad prompt…"),
+        (f"bad prompt {json.dumps(PROMPT, ensure_ascii=False)}", "bad prompt…"),
+        (f"it says {PROMPT[3:27]}, no more", "it says…"),
+        (f"it says {PROMPT[3:26]}, no more", f"it says {PROMPT[3:26]}, no more"),
+        ("x" * 290 + PROMPT, "x" * 290 + "…"),
+        ("no such path /v1/a%20model%20of%20this%20name", "no such path…"),
+        ("no such path /v1/a model of this name", "no such path…"),
+    ],
+)
+def test_what_was_sent_is_not_repeated(words: str, shown: str) -> None:
+    """From 24 characters in a row on that stand in the request, raw or as JSON, nothing is told (battery 32)."""
+    sent = sent_of("/v1/a%20model%20of%20this%20name", msgspec.json.encode({"prompt": PROMPT}))
+
+    assert quote(words, sent).replace(" …", "…") == shown.replace("\n", r"\n")
+
+
+@given(prompt=st.text(min_size=24, max_size=100), before=st.text(max_size=50), at=st.integers(0, 76))
+@settings(deadline=None)
+def test_no_run_is_repeated(prompt: str, before: str, at: int) -> None:
+    """Wherever 24 characters of a prompt stand in an engine's words, they are not told (battery 32)."""
+    run = prompt[at : at + 24].strip() if len(prompt[at : at + 24].strip()) == 24 else prompt[:24]
+    if len(run.strip()) == 24:
+        assert one_line(run) not in quote(before + run, sent_of("/", msgspec.json.encode(prompt)))
+
+
+def test_words_about_a_large_request_are_not_told() -> None:
+    """A request of more than a megabyte is not looked through, so nothing is quoted of the words about it."""
+    assert quote("anything", b"x" * (1 << 20)) == "anything"
+    assert quote("anything", b"x" * ((1 << 20) + 1)) == ""
 
 
 @given(text=st.text(st.characters(), max_size=400))

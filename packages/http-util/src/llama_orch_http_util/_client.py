@@ -12,13 +12,14 @@ import msgspec
 from llama_orch_adapter_api import AdapterError, Secret, WorkerError, get_logger
 
 from ._config import HttpConfig, check_key, check_url
-from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json, quote
+from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json
 from ._framing import framing_of
 from ._http1 import Http1
 from ._negotiated import Negotiated
 from ._retry import retried
 from ._stream import EventStream
 from ._transport import Answer, Transport
+from ._words import quote, sent_of
 
 T = TypeVar("T")
 
@@ -86,11 +87,12 @@ class HttpClient:
 
     async def request(self, method: str, path: str, body: object = None) -> Response:
         """One whole answer; `body` is sent as JSON where given. Anything but a 2xx is raised."""
-        answer = await self._send(method, path, body)
+        data = _json(body)
+        answer = await self._send(method, path, data)
         try:
-            self._check_head(answer)
+            self._check_head(answer, path, data)
             if not 200 <= answer.status < 300:
-                raise await self._refusal(answer)
+                raise await self._refusal(answer, path, data)
             whole = await self._bounded(answer, self._config.max_body)
         finally:
             answer.close()
@@ -120,15 +122,16 @@ class HttpClient:
         self, path: str, body: object, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] | None = None
     ) -> EventStream[T]:
         """The stream of an answer whose head has come; whoever gets it must close it."""
-        answer = await self._send("POST", path, body, headers, stream=True)
+        data = _json(body)
+        answer = await self._send("POST", path, data, headers, stream=True)
         try:
-            self._check_head(answer)
+            self._check_head(answer, path, data)
             if answer.status != 200:
-                raise await self._refusal(answer)
+                raise await self._refusal(answer, path, data)
             kind = answer.headers.get("content-type", "no type")
             framing = framing_of(kind, self._config)
             if framing is None:
-                raise not_a_stream(self.where, kind)
+                raise not_a_stream(self.where, kind, sent_of(path, data))
         except BaseException:
             answer.close()
             raise
@@ -145,33 +148,38 @@ class HttpClient:
         await self.aclose()
 
     async def _send(
-        self, method: str, path: str, body: object, more: Mapping[str, str] | None = None, *, stream: bool = False
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        more: Mapping[str, str] | None = None,
+        *,
+        stream: bool = False,
     ) -> Answer:
         headers: dict[str, str] = dict(more or {})
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
-        data: bytes | None = None
-        if body is not None:
+        if data is not None:
             headers["Content-Type"] = "application/json"
-            data = msgspec.json.encode(body)
         return await self._transport.send(method, path, headers, data, stream=stream)
 
-    def _check_head(self, answer: Answer) -> None:
+    def _check_head(self, answer: Answer, path: str, data: bytes | None) -> None:
         encoding = answer.headers.get("content-encoding", "identity")
         if encoding != "identity":
+            words = quote(encoding, sent_of(path, data))
             raise AdapterError(
-                f"the answer is encoded as {quote(encoding)}, which was not asked for · {self.where} · "
+                f"the answer is encoded as {words}, which was not asked for · {self.where} · "
                 "switch compression off in the proxy before the engine",
                 detail="encoding",
             )
 
-    async def _refusal(self, answer: Answer) -> WorkerError:
+    async def _refusal(self, answer: Answer, path: str, data: bytes | None) -> WorkerError:
         try:
             async with asyncio.timeout(_REFUSAL):
                 body = await self._bounded(answer, self._config.max_error_body, cut=True)
         except (WorkerError, TimeoutError):
             body = b""  # the status says what matters
-        return error_of_status(answer.status, answer.headers, body, self.where)
+        return error_of_status(answer.status, answer.headers, body, self.where, sent=sent_of(path, data))
 
     async def _bounded(self, answer: Answer, limit: int, *, cut: bool = False) -> bytes:
         """The body, counted as it comes; past `limit` it is cut off there, or refused."""
@@ -186,6 +194,10 @@ class HttpClient:
             if size > limit:
                 raise AdapterError(f"the answer is larger than {limit} bytes · {self.where}", detail="too_large")
         return b"".join(parts)[:limit]
+
+
+def _json(body: object) -> bytes | None:
+    return None if body is None else msgspec.json.encode(body)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ exceptions hold headers and URLs. An engine's words are redacted: some repeat th
 """
 
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,14 +22,10 @@ from llama_orch_adapter_api import (
     PoolUnavailable,
     WorkerError,
     WorkerReset,
-    one_line,
-    redact,
 )
 
-_QUOTE = 300
-"""Characters of an engine's own words that go into a message."""
+from ._words import QUOTE, quote
 
-_INPUT = re.compile(r"""['"]input['"]\s*:|[\[{]\s*[{\["]""")
 _YEAR = 365 * 86_400.0
 
 
@@ -84,21 +79,28 @@ _CLASS: dict[int, Meaning] = {
 }
 _TELLING: tuple[tuple[int, str, Meaning], ...] = (
     (503, "loading", Meaning(PoolUnavailable, "loading", "wait until it is ready")),
-    (500, "failed to parse", _STATUS[400]),
+    (500, "failed to parse messages", _STATUS[400]),
+    (500, "failed to parse tools", _STATUS[400]),
+    (500, "failed to parse grammar", _STATUS[400]),
     (500, "is not supported", _STATUS[501]),
 )
-"""Words that say more than the status: llama.cpp answers 500 to some requests that it should refuse."""
+"""Words that say more than the status: llama.cpp answers 500 to some requests that it should refuse.
+
+It fails to parse its own model's output as well, cut off or malformed: that stays a fault of the engine's.
+"""
 
 _TOO_LONG = Meaning(AdapterError, "context_length", "shorten the prompt or max_tokens, or give the engine more context")
 _NONSENSE = Meaning(AdapterError, "decode", "check that url points at the engine")
 
 
-def error_of_status(status: int, headers: Mapping[str, str], body: bytes, where: str) -> WorkerError:
-    """What an answer that is no 2xx means. `where` is `host:port`."""
+def error_of_status(
+    status: int, headers: Mapping[str, str], body: bytes, where: str, *, sent: bytes = b""
+) -> WorkerError:
+    """What an answer that is no 2xx means. `where` is `host:port`; what was `sent` is not repeated."""
     told = parse_error(body)
     meaning = _meaning(status, told)
     return meaning.kind(
-        f"the engine answered {status}{_said(told)} · {where} · {meaning.mend}",
+        f"the engine answered {status}{_said(told, sent)} · {where} · {meaning.mend}",
         detail=meaning.detail,
         phase="first_token",
         retry_after=retry_after(headers.get("retry-after")),
@@ -119,8 +121,8 @@ def error_in_stream(told: ErrorObject | str, where: str) -> WorkerError:
     )
 
 
-def _said(told: ErrorObject) -> str:
-    words = quote(told.message)
+def _said(told: ErrorObject, sent: bytes = b"") -> str:
+    words = quote(told.message, sent)
     return f": {words}" if words else ""
 
 
@@ -148,23 +150,11 @@ def parse_error(body: bytes) -> ErrorObject:
     try:
         parsed = _BODY.decode(body)
     except HOSTILE_JSON:
-        return ErrorObject(message=body[:_QUOTE].decode(errors="replace").strip())
+        return ErrorObject(message=body[:QUOTE].decode(errors="replace").strip())
     if isinstance(parsed.error, ErrorObject):
         return parsed.error
     words = next((w for w in (parsed.error, parsed.detail, parsed.message) if isinstance(w, str)), "")
     return ErrorObject(message=words)
-
-
-def quote(text: str) -> str:
-    """An engine's words, safe in a log line: control, separator and bidi characters escaped, at most 300 of them.
-
-    Both engines repeat the offending input in some errors: nothing is kept from `'input':` on, or of JSON. Secrets are
-    replaced by `[redacted]`.
-    """
-    text = _INPUT.split(redact(text), maxsplit=1)[0].strip()
-    if len(text) > _QUOTE:
-        text = text[: _QUOTE - 1] + "…"
-    return one_line(text)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:
@@ -323,10 +313,10 @@ def no_certificates(where: str, ca_file: object, error: OSError) -> AdapterError
     )
 
 
-def not_a_stream(where: str, kind: str) -> AdapterError:
+def not_a_stream(where: str, kind: str, sent: bytes) -> AdapterError:
     """A good answer of another content type than a stream's."""
     return AdapterError(
-        f"the answer is {quote(kind)}, not an event stream · {where} · {_NONSENSE.mend}", detail="decode"
+        f"the answer is {quote(kind, sent)}, not an event stream · {where} · {_NONSENSE.mend}", detail="decode"
     )
 
 

@@ -1,0 +1,67 @@
+"""An engine's own words, as far as they may be told: one line, short, without secrets and without what was asked."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+import msgspec
+from llama_orch_adapter_api import one_line, redact
+
+QUOTE = 300
+"""Characters of an engine's own words that go into a message."""
+
+_RUN = 24
+"""Characters in a row that words and request have in common where the words repeat the request."""
+_BLOCK = _RUN // 2
+_LARGEST = 1 << 20
+"""Bytes of a request that are looked through, 3 ms at most; words about a larger one are not told."""
+
+_INPUT = re.compile(
+    r"""['"]input['"]\s*:|[\[{]\s*[{\["]|\bas JSON:|\blast read:|\bparse input at pos(?:ition)? [0-9]+:""",
+    re.IGNORECASE,
+)
+"""Where an engine begins to repeat what it was given, or what its model wrote."""
+_JSON_EXCEPTION = re.compile(r"""\[json\.exception[^'"]*""")
+"""What the JSON library of llama.cpp says, up to the first value that it repeats."""
+
+
+def quote(text: str, sent: bytes = b"") -> str:
+    """An engine's words, safe in a log line: control, separator and bidi characters escaped, at most 300 of them.
+
+    Engines repeat the offending input, or their model's output, in some errors: nothing is kept from there on, nor from
+    24 characters in a row that stand in what was `sent`. Secrets are replaced by `[redacted]`.
+    """
+    text = _INPUT.split(redact(text), maxsplit=1)[0]
+    if (told := _JSON_EXCEPTION.search(text)) is not None:
+        text = text[: told.end()]
+    text = text.strip()
+    if sent:
+        text = _without(text[: QUOTE + _RUN], sent)
+    if len(text) > QUOTE:
+        text = text[: QUOTE - 1] + "…"
+    return one_line(text)
+
+
+def sent_of(path: str, body: bytes | None) -> bytes:
+    """What an answer's words may repeat of a request: its path, as sent and as meant, and its body."""
+    return b"\n".join([path.encode(errors="replace"), unquote(path).encode(errors="replace"), body or b""])
+
+
+def _without(words: str, sent: bytes) -> str:
+    """The words up to where they repeat what was sent, as it was or as JSON writes it."""
+    if len(sent) > _LARGEST:
+        return ""
+    for end in range(_BLOCK, len(words) + 1, _BLOCK):
+        if any(form in sent for form in _forms(words[end - _BLOCK : end])):
+            for begin in range(max(0, end - _RUN), min(end - _BLOCK, len(words) - _RUN) + 1):
+                if any(form in sent for form in _forms(words[begin : begin + _RUN])):
+                    return words[:begin] + "…"
+    return words
+
+
+def _forms(words: str) -> Iterator[bytes]:
+    raw = words.encode(errors="replace")
+    yield raw
+    written = msgspec.json.encode(raw.decode())[1:-1]
+    if written != raw:
+        yield written
