@@ -6,9 +6,9 @@ import socket
 import pytest
 from llama_orch_adapter_api import AdapterError
 from llama_orch_adapter_testkit import LoopbackEngine, Reply, Request
-from llama_orch_http_util import HttpClient
+from llama_orch_http_util import HttpClient, HttpConfig
 
-from .clients import BOTH_WAYS, CANARY, KEY, Fail  # type: ignore[import-not-found]  # test folders are no packages
+from .clients import ANYTHING, BOTH_WAYS, CANARY, KEY, Fail  # type: ignore[import-not-found]  # test folders are no packages
 
 
 @pytest.fixture
@@ -57,3 +57,25 @@ async def test_redirects_are_not_followed(
         assert CANARY not in error.message
         assert len(engine.requests) == 1
         assert connects == [("127.0.0.1", int(engine.url.rpartition(":")[2]))]
+
+
+PATHS = ["health", "", ".example/health", "@127.0.0.2/steal", ":1/steal", "//127.0.0.2/steal", "\\steal", "?a", "#a"]
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_path_leads_to_no_other_host(path: str, version: str, connects: list[tuple[str, int]]) -> None:
+    """A path that does not begin with one slash is refused, and nothing is sent (battery 35, redirect_ssrf)."""
+    config = HttpConfig(http_version=version)
+    async with HttpClient("https://127.0.0.1", config, api_key=KEY) as client:
+        for ask in (
+            client.request("POST", path, {}),
+            client.get(path),
+            client.open_stream(path, {}, ANYTHING),
+        ):
+            with pytest.raises(AdapterError, match="the path does not begin with one /") as caught:
+                await ask
+
+            assert (caught.value.detail, caught.value.answered) == ("bad_request", False)
+            assert CANARY not in str(caught.value)
+    assert connects == []

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from llama_orch_adapter_api import AdapterError, Secret, WorkerError, get_logger
 
+from ._asked import check_path
 from ._config import HttpConfig, check_key, check_url
 from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json
 from ._framing import framing_of
@@ -87,6 +88,7 @@ class HttpClient:
 
     async def request(self, method: str, path: str, body: object = None) -> Response:
         """One whole answer; `body` is sent as JSON where given. Anything but a 2xx is raised."""
+        check_path(path, self.where)
         data = _json(body)
         answer = await self._send(method, path, data)
         try:
@@ -122,6 +124,7 @@ class HttpClient:
         self, path: str, body: object, decoder: msgspec.json.Decoder[T], headers: Mapping[str, str] | None = None
     ) -> EventStream[T]:
         """The stream of an answer whose head has come; whoever gets it must close it."""
+        check_path(path, self.where)
         data = _json(body)
         answer = await self._send("POST", path, data, headers, stream=True)
         try:
