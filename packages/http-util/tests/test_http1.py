@@ -1,6 +1,7 @@
 """How the body of an HTTP/1.1 answer is waited for: to its end, by one task, and never for too long."""
 
 import asyncio
+import gc
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from llama_orch_adapter_api import DecodeTimeout
 from llama_orch_adapter_testkit import LoopbackEngine, Reply, run_virtual
 from llama_orch_http_util import HttpClient, HttpConfig, StreamRequest
+from llama_orch_http_util._http1 import Http1Answer
 
 PATH = "/v1/completions"
 ANYTHING = msgspec.json.Decoder(Any)
@@ -52,6 +54,57 @@ async def test_two_tasks_cannot_wait_for_one_answer() -> None:
             await anext(events)
         going.set()
         assert (await first)[0] == {"n": 1}
+
+
+async def test_a_forgotten_answer_is_dropped() -> None:
+    """A stream that nobody closes and nobody holds any more lets go of its socket and its timer (battery 12)."""
+    async with answering(Reply.sse([{"n": 0}], hang=True)) as engine, HttpClient(engine.url) as client:
+        events = await client.open_stream(PATH, {"prompt": "a"}, ANYTHING)
+        request = await engine.request()
+        assert await anext(events) == [{"n": 0}]
+        del events
+        gc.collect()
+        await request.disconnected()
+
+        assert not [each for each in gc.get_objects() if isinstance(each, Http1Answer)]
+
+
+def test_a_forgotten_answer_outlives_its_loop() -> None:
+    """Nothing is said of a stream that is forgotten after its loop was closed."""
+
+    async def main() -> object:
+        async with answering(Reply.sse([{"n": 0}], hang=True)) as engine, HttpClient(engine.url) as client:
+            return await client.open_stream(PATH, {"prompt": "a"}, ANYTHING)
+
+    events = asyncio.run(main())
+    del events
+    gc.collect()
+
+
+def test_the_looks_end_with_the_body() -> None:
+    """Nobody looks at an answer whose body is here, though its reader is not done: no timer keeps the loop busy."""
+
+    async def main() -> None:
+        async with answering(Reply.sse([{"n": 0}, "[DONE]"])) as engine, HttpClient(engine.url) as client:
+            async with ask(client):
+                await asyncio.sleep(60)
+                timers = [each for each in asyncio.get_running_loop()._scheduled if "_look_at" in repr(each)]  # type: ignore[attr-defined]
+
+                assert timers == []
+
+    run_virtual(main())
+
+
+async def test_a_stream_is_asked_for_once() -> None:
+    """Entering a stream's block a second time is refused: the first answer would be lost, and never closed."""
+    async with answering(Reply.sse([{"n": 0}, "[DONE]"])) as engine, HttpClient(engine.url) as client:
+        request = ask(client)
+        async with request as events:
+            assert [batch async for batch in events] == [[{"n": 0}]]
+            with pytest.raises(RuntimeError, match="asked for already"):
+                await request.__aenter__()
+
+        assert len(engine.requests) == 1
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.4, 13.3, 29.9])

@@ -208,7 +208,7 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class StreamRequest(Generic[T]):
-    """A stream not yet asked for; entering the block sends the request."""
+    """A stream not yet asked for; entering the block, once, sends the request."""
 
     def __init__(
         self,
@@ -223,9 +223,13 @@ class StreamRequest(Generic[T]):
         self._body = body
         self._decoder = decoder
         self._headers = headers
+        self._entered = False
         self._events: EventStream[T] | None = None
 
     async def __aenter__(self) -> EventStream[T]:
+        if self._entered:
+            raise RuntimeError("this stream was asked for already; call client.stream once for each block")
+        self._entered = True
         self._events = await self._client.open_stream(self._path, self._body, self._decoder, self._headers)
         return self._events
 

@@ -4,8 +4,9 @@ import asyncio
 import io
 import ssl
 from collections.abc import Mapping, Sized
+from contextlib import suppress
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import aiohttp
 from aiohttp.streams import EmptyStreamReader
@@ -136,7 +137,8 @@ class Http1Answer:
         self._idle = idle
         self._seen: asyncio.Future[None] | None = None  # the wait that was last looked at
         self._looks = 0  # since it was first seen
-        self._timer = None if idle is None else self._loop.call_later(idle / _LOOKS, self._look)
+        self._closed = False
+        self._timer = None if idle is None else self._loop.call_later(idle / _LOOKS, _look_at, ref(self))
 
     @property
     def ended(self) -> bool:
@@ -166,22 +168,37 @@ class Http1Answer:
 
     def close(self) -> None:
         """See `Answer`."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if not self._content.at_eof():  # else aiohttp took the connection back at the body's end
             self._response.close()
 
-    def _look(self) -> None:
-        """End a wait that is too long, or look again."""
+    def __del__(self) -> None:
+        """Drop the connection of an answer that nobody closed: a callback of its own would keep it for ever."""
+        if not getattr(self, "_closed", True) and not self._content.at_eof():
+            with suppress(RuntimeError):  # the loop is closed, and its sockets with it
+                self._loop.call_soon_threadsafe(self._response.close)  # whose thread need not be the collector's
+
+    def look(self) -> None:
+        """End a wait that is too long, or look again, until nothing more is to come."""
         assert self._idle is not None  # noqa: S101  # else there is no timer
+        if self._content.is_eof():
+            return
         if self._waiter is None or self._waiter is not self._seen:
             self._seen, self._looks = self._waiter, 0
         else:
             self._looks += 1
         if self._looks < _LOOKS:
-            self._timer = self._loop.call_later(self._idle / _LOOKS, self._look)
+            self._timer = self._loop.call_later(self._idle / _LOOKS, _look_at, ref(self))
         else:
             self._content.set_exception(aiohttp.SocketTimeoutError())
+
+
+def _look_at(answer: ReferenceType[Http1Answer]) -> None:
+    """A timer's look at an answer, which it does not keep alive."""
+    if (alive := answer()) is not None:
+        alive.look()
 
 
 def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
