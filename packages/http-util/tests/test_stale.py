@@ -27,6 +27,16 @@ async def test_a_repeat_meets_no_second_stale_connection():
     assert [request.number for request in engine.requests] == [0, 0, 0, 1, 0, 0, 0]
 
 
+async def test_a_look_meets_no_second_stale_connection():
+    """Battery 26: with three stale connections kept, a GET is answered: a sound engine is not told to be down."""
+    async with LoopbackEngine(resets_what_was_kept) as engine, HttpClient(engine.url) as client:
+        await asyncio.gather(*(client.request("GET", "/health") for _ in range(3)))
+        looked = await client.request("GET", "/health")
+
+    assert looked.status == 200
+    assert [request.number for request in engine.requests] == [0, 0, 0, 1, 1, 0]
+
+
 async def test_connections_are_kept_again_after_a_while():
     """Half a second after a stale connection, requests share connections as before."""
     answers = iter([Reply.json(200, {}), Reply((), "reset"), *[Reply.json(200, {})] * 3])

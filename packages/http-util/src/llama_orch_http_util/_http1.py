@@ -14,6 +14,7 @@ from llama_orch_adapter_api import Phase, WorkerError
 
 from ._config import MIB, HttpConfig
 from ._errors import TRANSPORT_FAILURES, StaleConnection, error_of_exception, no_certificates
+from ._retry import IDEMPOTENT
 from ._session import SharedSession, borrow, give_back
 from ._tls import context_for
 
@@ -42,7 +43,17 @@ class Http1:
     async def send(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, *, stream: bool = False
     ) -> "Http1Answer":
-        """See `Transport`."""
+        """See `Transport`. A GET that aiohttp sent again into a second stale connection gets a new one."""
+        try:
+            return await self._send(method, path, headers, body, stream=stream)
+        except WorkerError as error:
+            if not error.stale_connection or method not in IDEMPOTENT:
+                raise
+        return await self._send(method, path, headers, body, stream=stream)
+
+    async def _send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, *, stream: bool
+    ) -> "Http1Answer":
         if stream and not self._reuse_after_stream:
             headers = {**headers, "Connection": "close"}
         if self._secure and self._tls is None:
