@@ -5,6 +5,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,7 +138,10 @@ BODIES = [
     Body(b"<html>", "<html>"),
     Body(b"[1]", "[1]"),
     Body(b"null", "null"),
-    Body(b'{"error":{"message":7}}', '{"error":{"message":7}}'),
+    Body(b'{"error":{"message":7}}', ""),
+    Body(b'{"error":{"message":null,"type":1,"code":[],"param":{}}}', ""),
+    Body(b'{"error":{"message":"no","param":{"a":1}}}', "no"),
+    Body(b'{"error":{"message":"no","code":400.0}}', "no"),
     Body(b'{"error":"cut o', '{"error":"cut o'),
     Body(b"\xff\xfe", "\ufffd\ufffd"),
     Body(b'{"error":"\xff"}', '{"error":"\ufffd"}'),
@@ -150,6 +154,27 @@ BODIES = [
 def test_bodies(given: Body) -> None:
     """An error is read as object, string or detail; of anything else the beginning is its words."""
     assert parse_error(given.body).message == given.words
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"message":null,"type":1,"code":[400],"param":{"a":1}}', ErrorObject()),
+        (b'{"message":{"a":1},"type":[],"code":1.5,"param":false}', ErrorObject()),
+        (b'{"message":"no","code":503.0}', ErrorObject("no", code=503)),
+        (b'{"message":"no","type":"t","code":"c","param":"p"}', ErrorObject("no", "t", "c", "p")),
+    ],
+)
+def test_open_fields(body: bytes, told: ErrorObject) -> None:
+    """A field of another type than it should be is as one left out; a code that is a whole number is that number."""
+    assert msgspec.json.decode(body, type=ErrorObject) == told
+
+
+def test_a_prompt_too_long_is_told_whatever_its_parameters() -> None:
+    """An error object that is odd in one field still says what it says in the others."""
+    body = b'{"error":{"message":null,"type":"exceed_context_size_error","code":400.0,"param":{"n_ctx":4096}}}'
+
+    assert error_of_status(400, {}, body, WHERE).detail == "context_length"
 
 
 @pytest.mark.parametrize(

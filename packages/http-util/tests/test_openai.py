@@ -340,6 +340,13 @@ def test_an_error_in_the_stream_is_raised(said: object, kind: type[WorkerError],
     assert caught.value.phase == "decode"
 
 
+@pytest.mark.parametrize("error", [{"message": None}, {"param": {}}, {"code": 500.0}, {"type": 7}, {}], ids=str)
+def test_an_odd_error_object_is_an_error(error: dict[str, object]):
+    """An error object counts whatever its fields hold, also beside `"choices": null`."""
+    with pytest.raises(InternalError, match="the engine broke off with 500"):
+        take(text("a"), {"choices": None, "error": error})
+
+
 @pytest.mark.parametrize("after", [b"", b"data: [DONE]\n\n"], ids=["alone", "before DONE"])
 def test_an_error_outranks_done(after: bytes):
     """VLLM ends a broken stream with the error and `[DONE]`, llama.cpp with the error alone: neither is a success."""

@@ -23,6 +23,7 @@ from llama_orch_adapter_api import (
     WorkerError,
     WorkerReset,
 )
+from msgspec.structs import force_setattr
 
 from ._words import QUOTE, quote
 
@@ -30,12 +31,26 @@ _YEAR = 365 * 86_400.0
 
 
 class ErrorObject(msgspec.Struct, frozen=True, gc=False):
-    """An engine's own account of an error; both llama.cpp's and vLLM's fields fit."""
+    """An engine's own account of an error; llama.cpp's and vLLM's fields fit, and those of proxies before them.
 
-    message: str = ""
-    type: str | None = None
-    code: int | str | None = None
-    param: str | None = None
+    A field that is of another type than it should be reads as one that was left out: the error still counts.
+    """
+
+    message: Any = ""
+    type: Any = None
+    code: Any = None
+    param: Any = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.message, str):
+            force_setattr(self, "message", "")
+        for name in ("type", "param"):
+            if not isinstance(getattr(self, name), str):
+                force_setattr(self, name, None)
+        if isinstance(self.code, float) and self.code.is_integer():
+            force_setattr(self, "code", int(self.code))
+        if not isinstance(self.code, int | str):
+            force_setattr(self, "code", None)
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):

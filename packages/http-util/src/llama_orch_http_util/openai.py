@@ -123,7 +123,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class Chunk(msgspec.Struct, frozen=True, gc=False):
     """One event of a stream. `timings` are llama.cpp's."""
 
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[Choice, ...] | None = ()
     usage: Usage | None = None
     timings: Timings | None = None
     error: ErrorObject | str | None = None
@@ -155,7 +155,7 @@ class Answer:
         self._usage = chunk.usage or self._usage
         self._timings = told(chunk.timings) or self._timings
         tokens: list[Token] = []
-        for choice in chunk.choices:
+        for choice in chunk.choices or ():
             if choice.index == 0:
                 self._read(choice, tokens)
         return tokens
