@@ -9,7 +9,7 @@ from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerReset
 from llama_orch_adapter_testkit import LoopbackEngine, Reply
 from llama_orch_http_util import HttpClient
 
-from .clients import BOTH_WAYS, GET, POST, Fail, answering, failure, stream_failure, written  # type: ignore[import-not-found]  # test folders are no packages
+from .clients import ANYTHING, BOTH_WAYS, GET, POST, Fail, answering, failure, stream_failure, written  # type: ignore[import-not-found]  # test folders are no packages
 
 
 @BOTH_WAYS
@@ -190,3 +190,31 @@ async def test_a_kept_connection_that_is_reset_while_idle(caplog: pytest.LogCapt
     gc.collect()
 
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("reply", [Reply.silence(), written("HTTP/1.1 200 OK\nContent-Length: 9", b"{", hang=True)])
+async def test_closed_by_ourselves(reply: Reply) -> None:
+    """A client that is closed while an answer is awaited says so: no breaker counts it."""
+    async with answering(reply) as engine:
+        client = HttpClient(engine.url)
+        asking = asyncio.create_task(client.request("POST", "/tasks", {}))
+        await engine.request()
+        await asyncio.sleep(0.01)
+        await client.aclose()
+        with pytest.raises(WorkerReset, match="this client was closed") as caught:
+            await asking
+
+        assert (caught.value.detail, caught.value.engine_fault, caught.value.retriable) == ("drained", False, True)
+
+
+async def test_a_stream_closed_by_ourselves() -> None:
+    """So does a client that is closed while a stream is read."""
+    async with answering(Reply.sse([{"n": 0}], hang=True)) as engine:
+        client = HttpClient(engine.url)
+        async with client.stream("/tasks", {}, ANYTHING) as events:
+            assert await anext(events) == [{"n": 0}]
+            await client.aclose()
+            with pytest.raises(WorkerReset, match="this client was closed") as caught:
+                await anext(events)
+
+        assert (caught.value.detail, caught.value.phase, caught.value.answered) == ("drained", "decode", True)

@@ -311,6 +311,7 @@ async def test_the_last_client_drops_all(tmp_path: Path) -> None:
         async with client.stream("/tasks", {}, RAW) as stream:
             await anext(stream)
             await client.aclose()
-            with pytest.raises(WorkerError, match="the answer broke off"):
+            with pytest.raises(WorkerError, match="this client was closed") as caught:
                 await anext(stream)
+            assert (caught.value.detail, caught.value.engine_fault) == ("drained", False)
         await until(lambda: not far.live)

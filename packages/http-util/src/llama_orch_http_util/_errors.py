@@ -219,6 +219,10 @@ class BrokenAnswer(aiohttp.ClientPayloadError):
     told: str | None = None
 
 
+class ClosedHere(aiohttp.ClientError):
+    """The client was closed, or the last that shared its connections, while the request was under way."""
+
+
 class OtherVersion(aiohttp.ClientConnectionError):
     """The peer does not speak the version of HTTP that it is to speak."""
 
@@ -270,6 +274,9 @@ def error_of_exception(error: BaseException, where: str, phase: Phase, *, head: 
         detail = "idle" if phase == "decode" else "first_token"
         message = f"the socket was silent too long · {where} · check the engine"
         return DecodeTimeout(message, detail=detail, phase=phase, answered=head)
+    if isinstance(error, ClosedHere):
+        message = f"this client was closed · {where} · send it again, by another"
+        return WorkerReset(message, detail="drained", phase=phase, answered=head)
     for kinds, what, meaning in _EXCEPTIONS:
         if isinstance(error, kinds):
             means = _TLS_WORDS if _disagrees(error) else meaning

@@ -13,7 +13,7 @@ from aiohttp.streams import EmptyStreamReader
 from llama_orch_adapter_api import Phase, WorkerError
 
 from ._config import MIB, HttpConfig
-from ._errors import TRANSPORT_FAILURES, StaleConnection, error_of_exception, no_certificates
+from ._errors import TRANSPORT_FAILURES, ClosedHere, StaleConnection, error_of_exception, no_certificates
 from ._retry import IDEMPOTENT
 from ._session import SharedSession, borrow, give_back
 from ._tls import context_for
@@ -58,7 +58,8 @@ class Http1:
             headers = {**headers, "Connection": "close"}
         if self._secure and self._tls is None:
             self._tls = await self._load_tls()
-        asked = self.session().request(
+        session = self.session()
+        asked = session.request(
             method,
             self._url + path,
             data=_in_pieces(body),
@@ -70,18 +71,20 @@ class Http1:
         timed = stream or _is_large(body)  # sock_read begins only when a body was sent to its end
         try:
             if not timed:
-                return Http1Answer(await asked, self._where, "first_token")
+                return Http1Answer(await asked, session, self._where, "first_token")
             async with asyncio.timeout(self._config.sock_idle) as limit:
                 response = await asked
         except TRANSPORT_FAILURES as error:
             broken = aiohttp.SocketTimeoutError() if timed and limit.expired() else error
-            if isinstance(error, StaleConnection):
+            if session.closed:
+                broken = ClosedHere()
+            elif isinstance(error, StaleConnection):
                 self._distrusts_until = asyncio.get_running_loop().time() + _DISTRUST
             failure = error_of_exception(broken, self._where, "first_token", head=False)
         else:
             if not stream:
-                return Http1Answer(response, self._where, "first_token")
-            return Http1Answer(response, self._where, "decode", idle=self._config.sock_idle)
+                return Http1Answer(response, session, self._where, "first_token")
+            return Http1Answer(response, session, self._where, "decode", idle=self._config.sock_idle)
         raise failure  # here, where aiohttp's error is not its context: that one holds the request's headers
 
     async def aclose(self) -> None:
@@ -130,13 +133,20 @@ class Http1Answer:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, where: str, phase: Phase, *, idle: float | None = None
+        self,
+        response: aiohttp.ClientResponse,
+        session: aiohttp.ClientSession,
+        where: str,
+        phase: Phase,
+        *,
+        idle: float | None = None,
     ) -> None:
         version = response.version or aiohttp.HttpVersion11
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers  # which asks for no case
         self.http_version = f"{version.major}.{version.minor}"
         self._response = response
+        self._session = session
         self._content = response.content
         no_body = isinstance(response.content, EmptyStreamReader)
         self._arrived: Sized = () if no_body else response.content._buffer  # noqa: SLF001
@@ -172,7 +182,8 @@ class Http1Answer:
                 content._waiter = self._waiter = self._loop.create_future()  # noqa: SLF001
                 await self._waiter
             except TRANSPORT_FAILURES as error:
-                self._failure = error_of_exception(error, self._where, self._phase)
+                broken = ClosedHere() if self._session.closed else error
+                self._failure = error_of_exception(broken, self._where, self._phase)
             finally:
                 content._waiter = self._waiter = None  # noqa: SLF001
         return content._read_nowait(-1)  # noqa: SLF001  # what came before a failure; public reads raise the failure

@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._wire.goodbye()
             self._flush()
-        self._end("broken")
+        self._end("closed")
 
     # What a stream asks for (`Carrier`).
 

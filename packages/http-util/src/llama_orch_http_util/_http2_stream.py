@@ -7,7 +7,7 @@ from typing import Protocol
 import aiohttp
 from llama_orch_adapter_api import Phase, WorkerError
 
-from ._errors import BrokenAnswer, BrokenConnection, StaleConnection, error_of_exception
+from ._errors import BrokenAnswer, BrokenConnection, ClosedHere, StaleConnection, error_of_exception
 from ._setbacks import Reason, Setback
 
 _FINAL = 300
@@ -141,7 +141,10 @@ class Exchange:
         self.wake()
 
     def fail(self, reason: Reason, told: str | None = None, errno: int | None = None) -> None:
-        """The peer or the connection ended it: `told` is the peer's reason, `errno` the system's."""
+        """The peer, the connection or we ended it: `told` is the peer's reason, `errno` the system's."""
+        if reason == "closed":
+            self._end(Setback(reason, ClosedHere()))
+            return
         broken = StaleConnection if reason == "stale" else BrokenConnection
         error = BrokenAnswer() if self.status else broken()
         error.told, error.errno = told, errno

@@ -16,6 +16,7 @@ Reason = Literal[
     "violated",  # one of the two breached the protocol, and the request may have been looked at
     "stale",  # a kept connection ended without a word
     "crowded",  # every connection that may be opened has all the streams it may have
+    "closed",  # the client was, by its own side
     "broken",  # anything that HTTP/1.1 would have met as well
 ]
 """In what way it failed. Only before the answer's head is anything but the failure itself made of it."""
@@ -57,6 +58,7 @@ _RULES: Mapping[Reason, Rule] = {
     "violated": Rule(0, "1.1", mark=True, idempotent=True),
     "stale": Rule(1, "raise", mark=False, idempotent=True),
     "crowded": Rule(0, "1.1", mark=False),
+    "closed": Rule(0, "raise", mark=False),
     "broken": Rule(0, "raise", mark=False),
 }
 
