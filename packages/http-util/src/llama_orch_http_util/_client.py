@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from llama_orch_adapter_api import AdapterError, Secret, WorkerError, get_logger
 
-from ._asked import check_path
+from ._asked import check_headers, check_path, json_of
 from ._config import HttpConfig, check_key, check_url
 from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json
 from ._framing import framing_of
@@ -89,7 +89,7 @@ class HttpClient:
     async def request(self, method: str, path: str, body: object = None) -> Response:
         """One whole answer; `body` is sent as JSON where given. Anything but a 2xx is raised."""
         check_path(path, self.where)
-        data = _json(body)
+        data = json_of(body, self.where)
         answer = await self._send(method, path, data)
         try:
             self._check_head(answer, path, data)
@@ -125,7 +125,7 @@ class HttpClient:
     ) -> EventStream[T]:
         """The stream of an answer whose head has come; whoever gets it must close it."""
         check_path(path, self.where)
-        data = _json(body)
+        data = json_of(body, self.where)
         answer = await self._send("POST", path, data, headers, stream=True)
         try:
             self._check_head(answer, path, data)
@@ -160,6 +160,7 @@ class HttpClient:
         stream: bool = False,
     ) -> Answer:
         headers: dict[str, str] = dict(more or {})
+        check_headers(headers, self.where)
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
         if data is not None:
@@ -197,10 +198,6 @@ class HttpClient:
             if size > limit:
                 raise AdapterError(f"the answer is larger than {limit} bytes · {self.where}", detail="too_large")
         return b"".join(parts)[:limit]
-
-
-def _json(body: object) -> bytes | None:
-    return None if body is None else msgspec.json.encode(body)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

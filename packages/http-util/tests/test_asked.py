@@ -1,0 +1,79 @@
+"""What cannot be sent is refused before anything is, as a `WorkerError` like every failure of a call."""
+
+import secrets
+import traceback
+
+import pytest
+from llama_orch_adapter_api import AdapterError
+from llama_orch_adapter_testkit import LoopbackEngine, Reply
+from llama_orch_http_util import HttpClient
+
+from .clients import ANYTHING, answering  # type: ignore[import-not-found]  # test folders are no packages
+
+CANARY = secrets.token_hex(16)
+
+
+async def refusals(
+    client: HttpClient, path: str = "/tasks", body: object = None, headers: object = None
+) -> list[AdapterError]:
+    refused = []
+    for ask in (
+        *([] if headers else [client.request("POST", path, body)]),
+        client.open_stream(path, body, ANYTHING, headers),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(AdapterError) as caught:
+            await ask
+        refused.append(caught.value)
+    return refused
+
+
+def endless() -> list[object]:
+    body: list[object] = []
+    body.append(body)
+    return body
+
+
+BODIES = {
+    "object": {"a": object(), "b": CANARY},
+    "half a character": f"{CANARY}\ud800",
+    "key": {1j: CANARY},
+    "endless": endless(),
+}
+HEADERS = {
+    "line end": {"X-A": f"a\r\nX-B: {CANARY}"},
+    "half a character": {"X-A": "\ud800"},
+    "no text": {"X-A": 1},
+    "zero": {"X-A": "\0"},
+    "name": {"X A": CANARY},
+    "no name": {"": CANARY},
+    "line end in the name": {"X-A\r\nX-B": CANARY},
+}
+
+
+async def check(errors: list[AdapterError], engine: LoopbackEngine) -> None:
+    for error in errors:
+        assert (error.detail, error.phase, error.answered) == ("bad_request", "connect", False)
+        assert (error.__context__, error.__cause__) == (None, None)
+        assert CANARY not in "".join(traceback.format_exception(error))
+    assert engine.connections_made == 0
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_a_body_that_json_cannot_hold(body: object) -> None:
+    """A body that is no JSON is a bad request, and the error holds nothing of it."""
+    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+        await check(await refusals(client, body=body), engine)
+
+
+@pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
+async def test_a_header_that_cannot_be_sent(headers: object) -> None:
+    """A header with a line end, or of another type, is a bad request: it would be two headers."""
+    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+        await check(await refusals(client, headers=headers), engine)
+
+
+@pytest.mark.parametrize("path", ["/\ud800", "/a\r\nb", "/\0"])
+async def test_a_path_that_cannot_be_sent(path: str) -> None:
+    """So is a path with what is no character of a line."""
+    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+        await check(await refusals(client, path=path), engine)
