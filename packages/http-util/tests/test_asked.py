@@ -1,5 +1,6 @@
 """What cannot be sent is refused before anything is, as a `WorkerError` like every failure of a call."""
 
+import json
 import secrets
 import traceback
 
@@ -18,7 +19,7 @@ async def refusals(
 ) -> list[AdapterError]:
     refused = []
     for ask in (
-        *([] if headers else [client.request("POST", path, body)]),
+        client.request("POST", path, body, headers=headers),  # type: ignore[arg-type]
         client.open_stream(path, body, ANYTHING, headers),  # type: ignore[arg-type]
     ):
         with pytest.raises(AdapterError) as caught:
@@ -77,3 +78,13 @@ async def test_a_path_that_cannot_be_sent(path: str) -> None:
     """So is a path with what is no character of a line."""
     async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
         await check(await refusals(client, path=path), engine)
+
+
+async def test_headers_of_requests() -> None:
+    """Requests and looks take headers, as streams do: a tab and any character of a line among them."""
+    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+        await client.request("POST", "/tasks", {}, headers={"X-A": "a\tb"})
+        await client.get("/props", headers={"X-A": "c"})
+
+        assert [request.headers["x-a"] for request in engine.requests] == ["a\tb", "c"]
+        assert json.loads(engine.requests[0].body) == {}

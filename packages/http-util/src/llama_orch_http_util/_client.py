@@ -86,11 +86,13 @@ class HttpClient:
         if parts.scheme == "https" and self._config.insecure_tls:
             narrate(f"nobody checks the certificate of {self.where}: http.insecure_tls is on")
 
-    async def request(self, method: str, path: str, body: object = None) -> Response:
+    async def request(
+        self, method: str, path: str, body: object = None, *, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """One whole answer; `body` is sent as JSON where given. Anything but a 2xx is raised."""
         check_path(path, self.where)
         data = json_of(body, self.where)
-        answer = await self._send(method, path, data)
+        answer = await self._send(method, path, data, headers)
         try:
             self._check_head(answer, path, data)
             if not 200 <= answer.status < 300:
@@ -100,12 +102,12 @@ class HttpClient:
             answer.close()
         return Response(answer.status, _lower(answer.headers), whole, answer.http_version, self.where)
 
-    async def get(self, path: str, *, once: bool = False) -> Response:
+    async def get(self, path: str, *, once: bool = False, headers: Mapping[str, str] | None = None) -> Response:
         """One whole answer to a GET, tried as often as `config.retry` allows; the error's `attempts` says how often.
 
         `once` is for what is asked on a task's way: the host retries the task, and nobody retries within its attempt.
         """
-        send = partial(self.request, "GET", path)
+        send = partial(self.request, "GET", path, headers=headers)
         if once:
             return await send()
         policy = self._config.retry
