@@ -150,10 +150,11 @@ class ReplicaDraining(ReplicaEvent, frozen=True, kw_only=True, tag="drain"):
 
 
 class ReplicaDrained(ReplicaEvent, frozen=True, kw_only=True, tag="drained"):
-    """No stream runs on a replica any more; `cut` were ended at the limit."""
+    """No stream runs on a replica any more; `cut` were ended at the limit. `stopping`: because the host itself stops."""
 
     cut: int
     duration: float
+    stopping: bool = False
 
 
 class ReplicaUnbound(ReplicaEvent, frozen=True, kw_only=True, tag="unbind"):

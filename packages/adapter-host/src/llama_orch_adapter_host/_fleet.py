@@ -189,11 +189,11 @@ class Fleet:
         self.emptied(binding, cut, loop.time() - began)
         return cut
 
-    def emptied(self, binding: Binding, cut: int, duration: float) -> None:
+    def emptied(self, binding: Binding, cut: int, duration: float, *, stopping: bool = False) -> None:
         """Tell that no stream runs on a binding that lets none in. Twice is once."""
         if binding not in self._empty:
             self._empty.add(binding)
-            self._tell(ReplicaDrained, binding.info, cut=cut, duration=duration)
+            self._tell(ReplicaDrained, binding.info, cut=cut, duration=duration, stopping=stopping)
 
     async def retire(self, binding: Binding) -> int:
         """Take a binding out, drain it, close its adapter, once, and forget it; how many streams were cut."""

@@ -301,7 +301,8 @@ class AdapterHost(Changes):
         await asyncio.gather(*(lease.stop() for lease in leases))
         for binding in self._fleet.bindings():
             if binding.gate.draining:
-                self._fleet.emptied(binding, cut[binding], asyncio.get_running_loop().time() - began)
+                took = asyncio.get_running_loop().time() - began
+                self._fleet.emptied(binding, cut[binding], took, stopping=True)
         self._watch.close()
         await self._fleet.close()
         self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
@@ -386,7 +387,7 @@ class AdapterHost(Changes):
                     cut[call.boarded] += call.interrupt(cancelled())
             for binding in self._fleet.bindings():
                 if binding.gate.draining and not binding.leases:
-                    self._fleet.emptied(binding, cut[binding], spent)
+                    self._fleet.emptied(binding, cut[binding], spent, stopping=True)
             await asyncio.sleep(_DRAIN_LOOK if self._ledger else 0)
 
 

@@ -149,6 +149,7 @@ def test_long_names_leave_room(name: str):
         (HealthChanged(**ONE, was="down", now="ready"), logging.INFO),
         (ReplicaDrained(**ONE, cut=0, duration=1.0), logging.INFO),
         (ReplicaDrained(**ONE, cut=1, duration=1.0), logging.WARNING),
+        (ReplicaDrained(**ONE, cut=1, duration=1.0, stopping=True), logging.INFO),
         (PluginChanged(name="p", version="1", origin="o", state="ready"), logging.INFO),
         (PluginChanged(name="p", version="1", origin="o", state="hangs"), logging.WARNING),
     ],

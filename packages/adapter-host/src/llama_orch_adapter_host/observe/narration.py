@@ -77,7 +77,7 @@ LEVELS: dict[type[Event], int] = {
 
 VARYING: dict[type[Event], Callable[[Any], int]] = {
     TaskEnded: lambda event: logging.INFO if event.ending == "failed" else logging.DEBUG,
-    ReplicaDrained: lambda event: logging.WARNING if event.cut else logging.INFO,
+    ReplicaDrained: lambda event: logging.WARNING if event.cut and not event.stopping else logging.INFO,
     HealthChanged: lambda event: logging.WARNING if event.now == "down" else logging.INFO,
     BreakerChanged: lambda event: logging.WARNING if event.state == "open" else logging.INFO,
     PluginChanged: lambda event: logging.INFO if event.state in AS_WANTED else logging.WARNING,
