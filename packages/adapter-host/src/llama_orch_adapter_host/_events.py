@@ -150,7 +150,7 @@ class ReplicaDraining(ReplicaEvent, frozen=True, kw_only=True, tag="drain"):
 
 
 class ReplicaDrained(ReplicaEvent, frozen=True, kw_only=True, tag="drained"):
-    """No stream runs on a replica any more; `cut` were ended at the limit. `stopping`: because the host itself stops."""
+    """No stream runs on a replica any more; `cut` were ended at the limit. `stopping`: as the host itself stops."""
 
     cut: int
     duration: float
