@@ -335,7 +335,7 @@ def no_certificates(where: str, ca_file: object, error: OSError) -> AdapterError
     )
 
 
-def not_a_stream(where: str, kind: str, sent: bytes) -> AdapterError:
+def not_a_stream(where: str, kind: str, sent: bytes = b"") -> AdapterError:
     """A good answer of another content type than a stream's."""
     return AdapterError(
         f"the answer is {quote(kind, sent)}, not an event stream · {where} · {_NONSENSE.mend}", detail="decode"

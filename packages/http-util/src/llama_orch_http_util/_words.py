@@ -21,8 +21,10 @@ _INPUT = re.compile(
     re.IGNORECASE,
 )
 """Where an engine begins to repeat what it was given, or what its model wrote."""
-_JSON_EXCEPTION = re.compile(r"""\[json\.exception[^'"]*""")
-"""What the JSON library of llama.cpp says, up to the first value that it repeats."""
+_JSON_EXCEPTION = re.compile(
+    r"""\[json\.exception\.out_of_range\.403\] key '[\w.-]{1,64}' not found|\[json\.exception[^'"]*"""
+)
+"""What the JSON library of llama.cpp says, up to the first value that it repeats; a missing key is the engine's word."""
 
 
 def quote(text: str, sent: bytes = b"") -> str:
@@ -49,6 +51,8 @@ def sent_of(path: str, body: bytes | None) -> bytes:
 
 def _without(words: str, sent: bytes) -> str:
     """The words up to where they repeat what was sent, as it was or as JSON writes it."""
+    if len(words) < _RUN:
+        return words
     if len(sent) > _LARGEST:
         return ""
     for end in range(_BLOCK, len(words) + 1, _BLOCK):
