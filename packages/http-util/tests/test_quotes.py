@@ -82,9 +82,11 @@ def test_no_run_is_repeated(prompt: str, before: str, at: int) -> None:
 
 
 def test_words_about_a_large_request_are_not_told() -> None:
-    """A request of more than a megabyte is not looked through, so nothing is quoted of the words about it."""
-    assert quote("anything", b"x" * (1 << 20)) == "anything"
-    assert quote("anything", b"x" * ((1 << 20) + 1)) == ""
+    """A request of more than a megabyte is not looked through: words about it are told if too short to repeat any."""
+    words = "any word of an engine, longer than a run"
+    assert quote(words, b"x" * (1 << 20)) == words
+    assert quote(words, b"x" * ((1 << 20) + 1)) == ""
+    assert quote("too large", b"x" * ((1 << 20) + 1)) == "too large"
 
 
 @given(text=st.text(st.characters(), max_size=400))

@@ -24,7 +24,7 @@ _INPUT = re.compile(
 _JSON_EXCEPTION = re.compile(
     r"""\[json\.exception\.out_of_range\.403\] key '[\w.-]{1,64}' not found|\[json\.exception[^'"]*"""
 )
-"""What the JSON library of llama.cpp says, up to the first value that it repeats; a missing key is the engine's word."""
+"""What the JSON library of llama.cpp says, up to the first value that it repeats; a missing key is the engine's."""
 
 
 def quote(text: str, sent: bytes = b"") -> str:
