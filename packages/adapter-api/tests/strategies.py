@@ -129,7 +129,14 @@ def _task_requests(draw: st.DrawFn) -> TaskRequest:
 task_requests = _task_requests()
 
 started = st.builds(
-    Started, engine=texts, engine_version=texts, model=texts, replica=texts, tokens_in=maybe(counts), seed=maybe(counts)
+    Started,
+    engine=texts,
+    engine_version=texts,
+    model=texts,
+    replica=texts,
+    tokens_in=maybe(counts),
+    seed=maybe(counts),
+    sampler_profile_version=maybe(names),
 )
 tokens = st.builds(Token, t=filled_texts, i=counts, channel=one_of(Channel), logprob=maybe(floats))
 metrics = st.builds(
@@ -150,6 +157,8 @@ ends = st.builds(
     timings=st.dictionaries(texts, floats, max_size=3),
     outputs=tuples(outputs),
     tool_calls=tool_calls,
+    seed=maybe(counts),
+    sampler_profile_version=maybe(names),
 )
 errors = st.builds(
     Error, code=texts, message=texts, engine=maybe(texts), retriable=st.booleans(), retry_after_ms=maybe(counts)
@@ -162,6 +171,7 @@ capabilities = st.builds(
     model_id=texts,
     observed_at=st.datetimes(timezones=st.just(UTC)),
     model_digest=maybe(texts),
+    model_source=maybe(texts),
     ctx_max=maybe(counts),
     batching=st.booleans(),
     slots=maybe(counts),

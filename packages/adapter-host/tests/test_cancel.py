@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from llama_orch_adapter_api import AdapterError, TaskRequest, Token, WorkerProps
+from llama_orch_adapter_api import AdapterError, DecodeTimeout, TaskRequest, Token, WorkerProps
 from llama_orch_adapter_host import CancelReceipt
 from llama_orch_adapter_host._events import AdapterBroke, EngineIdle, HostEvent
 
@@ -142,11 +142,11 @@ async def test_a_cancel_and_the_end_of_a_back_off():
 class Confirming(Replica):
     """Its `cancel` is back when the slot is idle, after `seconds`; it says so in its features if it `promises`."""
 
-    def __init__(self, seconds: float, *, promises: bool = True, breaks: bool = False) -> None:
+    def __init__(self, seconds: float, *, promises: bool = True, error: Exception | None = None) -> None:
         super().__init__(LONG)
         self.seconds = seconds
         self.promises = promises
-        self.breaks = breaks
+        self.error = error
         self.told: list[str] = []
 
     async def props(self) -> WorkerProps:
@@ -155,8 +155,8 @@ class Confirming(Replica):
     async def cancel(self, task_id: str) -> None:
         self.told.append(task_id)
         await asyncio.sleep(self.seconds)
-        if self.breaks:
-            raise OSError
+        if self.error is not None:
+            raise self.error
 
 
 async def cancelled_on(replica: Replica, events: list[HostEvent]) -> tuple[TaskRequest, CancelReceipt]:
@@ -191,14 +191,15 @@ async def test_when_the_engine_is_idle():
     [
         ("no_promise", Confirming(0.3, promises=False)),
         ("too_slow", Confirming(9)),
-        ("breaks", Confirming(0.3, breaks=True)),
+        ("still_works", Confirming(0.3, error=DecodeTimeout("the slot still works", detail="idle"))),
+        ("breaks", Confirming(0.3, error=OSError())),
         ("no_cancel", Replica(LONG)),
     ],
-    ids=["no_promise", "too_slow", "breaks", "no_cancel"],
+    ids=["no_promise", "too_slow", "still_works", "breaks", "no_cancel"],
 )
 @virtual
 async def test_when_nobody_can_tell(how: str, replica: Replica):
-    """ORCH-3601: without the promise, or where it is not kept within 2 s, nobody can tell when the engine was idle."""
+    """ORCH-3601: without the promise, where it is not kept or the engine works on, nobody can tell when it was idle."""
     events: list[HostEvent] = []
     _, receipt = await cancelled_on(replica, events)
 

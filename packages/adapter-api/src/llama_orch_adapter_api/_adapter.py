@@ -35,9 +35,10 @@ class WorkerAdapter(ABC):
         """The engine's version, the same text for as long as the engine is the same: replica sets are pinned by it."""
 
     async def cancel(self, task_id: str) -> None:
-        """Best effort to stop a task, beyond closing its stream, which the host does anyway. Never raises.
+        """Best effort to stop a task, beyond closing its stream, which the host does anyway.
 
-        An adapter with the feature `confirms_cancel` returns only when the task's slot is idle (within 2 s).
+        An adapter with the feature `confirms_cancel` returns only when the task's slot is idle (within 2 s), and raises
+        a `WorkerError` where it is not or nobody can tell. All others never raise.
         """
 
     async def aclose(self) -> None:

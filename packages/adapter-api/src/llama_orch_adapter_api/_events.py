@@ -18,7 +18,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancel
 class Started(msgspec.Struct, frozen=True, tag_field="kind", tag="started", gc=False):
     """The engine took the task. It is not yet a token: the task may still be queued or in prefill.
 
-    `replica` is `pool_id/replica_id`. `tokens_in` counts the prompt's tokens; None where not yet known.
+    `replica` is `pool_id/replica_id`. `tokens_in` counts the prompt's tokens; None where not yet known. `seed` is the
+    one in force, whoever chose it; None where nobody knows. `sampler_profile_version` is the task's.
     """
 
     engine: str
@@ -27,6 +28,7 @@ class Started(msgspec.Struct, frozen=True, tag_field="kind", tag="started", gc=F
     replica: str
     tokens_in: int | None = None
     seed: int | None = None
+    sampler_profile_version: str | None = None
 
 
 class Token(msgspec.Struct, frozen=True, tag_field="kind", tag="token", gc=False):
@@ -71,7 +73,8 @@ class End(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
     """The task is over, and this is its last event. Counts are None where the engine did not tell.
 
     `tokens_out` is the engine's count, which may differ from the number of `Token` events. `cached_tokens` of
-    `tokens_in` came from the engine's cache. `timings` are the engine's own figures under its own names.
+    `tokens_in` came from the engine's cache. `timings` are the engine's own figures under its own names. `seed` and
+    `sampler_profile_version` are those of `Started`.
     """
 
     tokens_in: int | None
@@ -82,6 +85,8 @@ class End(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
     timings: dict[str, float] = {}
     outputs: tuple[Embedding | Score, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    seed: int | None = None
+    sampler_profile_version: str | None = None
 
 
 class Error(msgspec.Struct, frozen=True, tag_field="kind", tag="error"):

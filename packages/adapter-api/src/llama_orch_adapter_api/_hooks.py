@@ -10,7 +10,7 @@ import pluggy
 
 from ._adapter import WorkerAdapter
 from ._advice import Advise
-from ._task import TaskRequest
+from ._task import TaskRequest, Workload
 
 PROJECT = "llama_orch"
 ENTRY_POINT_GROUP = "llama_orch.adapters"
@@ -76,7 +76,7 @@ class Progress(msgspec.Struct, frozen=True):
 class LaunchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What to start. `model` None means the adapter's own small model; `context` is in tokens per slot.
 
-    `port` 0 means a free one.
+    `port` 0 means a free one. `workload` is what it shall serve; one that embeds or reranks may do more besides.
     """
 
     model: Path | None = None
@@ -84,6 +84,7 @@ class LaunchOptions(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 2048
     threads: int | None = None
     port: int = 0
+    workload: Workload = "completion"
     progress: Callable[[Progress], None] = lambda _: None
 
 

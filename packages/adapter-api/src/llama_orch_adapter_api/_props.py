@@ -33,9 +33,11 @@ class WorkerHealth(msgspec.Struct, frozen=True):
 class Capabilities(msgspec.Struct, frozen=True):
     """What a replica can do; it changes only when the engine is replaced or reconfigured.
 
-    `model_digest` is `sha256:<hex>` of the weights, None where neither engine nor file tells. `ctx_max` is in tokens,
-    prompt and answer together. `slots` is how many tasks run at once, None where the engine has no fixed number.
-    `features` are lower-case words such as `tools`, `vision`, `logprobs`, `confirms_cancel`. `observed_at` is UTC.
+    `model_digest` is `sha256:<hex>` of the weights, None where neither engine nor file tells. `model_source` is where
+    they come from as far as the engine says: a hub's name, or that of a file or folder without its path. `ctx_max` is
+    in tokens, prompt and answer together. `slots` is how many tasks run at once, None where the engine has no fixed
+    number. `features` are lower-case words such as `tools`, `vision`, `logprobs`, `confirms_cancel`, `deterministic`
+    (one seed gives the same tokens, whatever else runs). `observed_at` is UTC.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     model_id: str
     observed_at: datetime
     model_digest: str | None = None
+    model_source: str | None = None
     ctx_max: int | None = None
     batching: bool = False
     slots: int | None = None
