@@ -1,26 +1,17 @@
-"""llama.cpp's own routes: the captured bodies, and the bodies that tasks become."""
+"""llama.cpp's own routes: the bodies that the engine was seen to send, and what they mean."""
 
 import json
-from collections import ChainMap
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from llama_orch_adapter_api import (
     AdapterError,
     Capabilities,
     End,
-    Grammar,
     InternalError,
-    JsonSchema,
-    Message,
-    Sampling,
-    TaskRequest,
     Token,
-    Tool,
     WorkerError,
     WorkerProps,
 )
@@ -28,20 +19,22 @@ from llama_orch_adapter_llamacpp._wire import (
     EVENT,
     PROPS,
     SLOTS,
+    GenerationDefaults,
+    Load,
     Modalities,
     NativeAnswer,
     Props,
+    Seeded,
     Slot,
     TemplateCaps,
-    chat_body,
-    completion_body,
+    let_go,
     worker_props,
 )
 from llama_orch_adapter_testkit import captures
 
 WHERE = "engine:8080"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
-FEATURES = ("chat", "grammar", "json_schema", "logprobs", "seed")
+FEATURES = ("chat", "grammar", "json_schema", "logprobs", "seed", "deterministic")
 
 
 def native(*events: dict[str, Any] | bytes) -> tuple[list[Token], NativeAnswer]:
@@ -51,15 +44,12 @@ def native(*events: dict[str, Any] | bytes) -> tuple[list[Token], NativeAnswer]:
     return [token for event in raw for token in answer.take(EVENT.decode(event))], answer
 
 
-# What the engine sends
-
-
 def test_props_of_the_captured_engine():
     """`/props` and `/slots` become exact capacity and capabilities."""
     props = PROPS.decode(captures.load("llamacpp", "get_props").body)
     slots = SLOTS.decode(captures.load("llamacpp", "get_slots_idle").body)
 
-    assert worker_props(props, slots, NOW) == WorkerProps(
+    assert worker_props(props, NOW, slots=slots) == WorkerProps(
         slots_total=2,
         slots_free=2,
         capabilities=Capabilities(
@@ -67,10 +57,11 @@ def test_props_of_the_captured_engine():
             engine_version="b0-unknown",
             model_id="smollm2",
             observed_at=NOW,
+            model_source="SmolLM2-135M-Instruct.Q4_1.gguf",
             ctx_max=2048,
             batching=True,
             slots=2,
-            features=FEATURES,
+            features=(*FEATURES, "confirms_cancel"),
         ),
     )
 
@@ -84,7 +75,7 @@ def test_free_slots_are_those_that_do_not_work(name: str, free: int):
     slots = SLOTS.decode(captures.load("llamacpp", name).body)
 
     assert len(slots) == 2
-    assert worker_props(Props(2, "b1"), slots, NOW).slots_free == free
+    assert worker_props(Props(2, "b1"), NOW, slots=slots).slots_free == free
 
 
 @pytest.mark.parametrize(
@@ -101,7 +92,7 @@ def test_a_model_is_named_without_its_folder(alias: str, path: str, model_id: st
     """The alias names the model, else its file's name: folders are nobody's business."""
     props = Props(1, "b1", model_alias=alias, model_path=path)
 
-    assert worker_props(props, None, NOW).capabilities.model_id == model_id
+    assert worker_props(props, NOW).capabilities.model_id == model_id
 
 
 @pytest.mark.parametrize(
@@ -117,7 +108,7 @@ def test_features_follow_from_model_and_template(modalities: Modalities, templat
     """What only some models can do is listed where this one can."""
     props = Props(1, "b1", modalities=modalities, chat_template_caps=template)
 
-    assert worker_props(props, None, NOW).capabilities.features == FEATURES + more
+    assert worker_props(props, NOW).capabilities.features == FEATURES + more
 
 
 @pytest.mark.parametrize(("slots", "ctx_max"), [(None, 2048), ([], 2048), ([Slot(False, 512)], 512)], ids=str)
@@ -125,14 +116,90 @@ def test_the_context_is_that_of_a_slot(slots: list[Slot] | None, ctx_max: int):
     """`/slots` tells the context of one slot; without it, the defaults do."""
     props = PROPS.decode(captures.load("llamacpp", "get_props").body)
 
-    assert worker_props(props, slots, NOW).capabilities.ctx_max == ctx_max
+    assert worker_props(props, NOW, slots=slots).capabilities.ctx_max == ctx_max
 
 
 def test_without_slots_nobody_knows_how_many_are_free():
     """An engine without `/slots` has a number of slots, and no number of free ones."""
-    props = worker_props(Props(4, "b1"), None, NOW)
+    props = worker_props(Props(4, "b1"), NOW)
 
     assert (props.slots_total, props.slots_free) == (4, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "words"),
+    [
+        ("get_metrics", Load(0, 0), "0 working, 0 waiting"),
+        ("get_metrics_busy", Load(2, 1), "2 working, 1 waiting"),
+        ("get_metrics_after", Load(0, 0), "0 working, 0 waiting"),
+        ("get_health", None, "None"),
+    ],
+)
+def test_load_of_the_captured_engine(name: str, load: Load | None, words: str):
+    """The gauges are read exactly; what tells nothing of tasks is no load."""
+    seen = Load.read(captures.load("llamacpp", name).body)
+
+    assert (seen, str(seen)) == (load, words)
+
+
+@pytest.mark.parametrize(("load", "free"), [(None, None), (Load(1, 0), 3), (Load(9, 1), 0)])
+def test_free_slots_by_metrics(load: Load | None, free: int | None):
+    """Without `/slots`, the working tasks tell how many are free."""
+    assert worker_props(Props(4, "b1"), NOW, load=load).slots_free == free
+
+
+def test_whose_seed_a_task_gets():
+    """Its default of 2**32 - 1 means that the engine draws one for each task; started with a seed, it tells that."""
+    drawn = PROPS.decode(captures.load("llamacpp", "get_props").body)
+    given = Props(1, "b1", default_generation_settings=GenerationDefaults(params=Seeded(42)))
+
+    assert (drawn.seed, given.seed, Props(1, "b1").seed) == (None, 42, None)
+
+
+def working(*seeds: int | None, idle: int = 0) -> list[Slot]:
+    return [Slot(True, 9, Seeded(seed)) for seed in seeds] + [Slot(False, 9, Seeded(7))] * idle
+
+
+@pytest.mark.parametrize(
+    ("slots", "seed", "alike", "begun", "gone"),
+    [
+        (working(7, 8), 7, 0, True, False),
+        (working(8, 9), 7, 0, True, True),
+        (working(8, 9), 7, 0, False, False),
+        (working(8, idle=1), 7, 0, False, True),
+        (working(7, 7), 7, 1, True, False),
+        (working(7, 8), 7, 1, True, True),
+        (working(None, 8), 7, 0, True, False),
+        (working(8), None, 0, True, False),
+        (working(8), None, 1, True, True),
+        (working(idle=2), None, 0, False, True),
+    ],
+    ids=[
+        "works",
+        "gone",
+        "may be queued",
+        "no queue",
+        "both of a seed",
+        "the other of its seed",
+        "a slot tells no seed",
+        "no seed of its own",
+        "the other without a seed",
+        "all idle",
+    ],
+)
+def test_a_task_is_let_go(slots: list[Slot], seed: int | None, alike: int, begun: bool, gone: bool):
+    """No slot works on its seed, and nothing is queued where it may be: else nobody knows that it is gone."""
+    assert let_go(slots, seed, alike=alike, begun=begun) == gone
+
+
+def test_the_seed_of_a_slot_is_that_of_its_task():
+    """The captured slots tell what they work on; idle ones that never worked tell nothing."""
+    seeds = {
+        name: [slot.params.seed for slot in SLOTS.decode(captures.load("llamacpp", name).body)]
+        for name in ("get_slots_busy", "get_slots_idle")
+    }
+
+    assert seeds == {"get_slots_busy": [2**32 - 1] * 2, "get_slots_idle": [None] * 2}
 
 
 def test_a_whole_answer_is_an_event_as_well():
@@ -230,152 +297,3 @@ def test_nonsense_is_refused(decoder: msgspec.json.Decoder[object], body: object
     """Counts are bounded whole numbers, and every field has its type."""
     with pytest.raises(msgspec.ValidationError):
         decoder.decode(json.dumps(body))
-
-
-# What the engine is sent
-
-SCHEMA = {"type": "integer"}
-EVERY_KNOB = Sampling(
-    temperature=0.5,
-    top_p=0.9,
-    top_k=40,
-    min_p=0.05,
-    presence_penalty=0.1,
-    frequency_penalty=-0.2,
-    repeat_penalty=1.1,
-    stop=("END",),
-    logit_bias={42: -100.0},
-    logprobs=3,
-)
-SAMPLED = {
-    "temperature": 0.5,
-    "top_p": 0.9,
-    "top_k": 40,
-    "min_p": 0.05,
-    "presence_penalty": 0.1,
-    "frequency_penalty": -0.2,
-    "repeat_penalty": 1.1,
-    "stop": ["END"],
-}
-PROMPT = {"prompt": "Hi", "stream": True}
-HI = (Message("user", "Hi"),)
-CHAT = {
-    "messages": [{"role": "user", "content": "Hi"}],
-    "stream": True,
-    "stream_options": {"include_usage": True},
-}
-TOOLS = (Tool("f"), Tool("g", "Does g", {"type": "object"}))
-F = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
-G = {"type": "function", "function": {"name": "g", "description": "Does g", "parameters": {"type": "object"}}}
-EVERYTHING: dict[str, Any] = {
-    "model_ref": "m",
-    "max_tokens": 9,
-    "sampling": EVERY_KNOB,
-    "seed": 7,
-    "response_format": JsonSchema(SCHEMA),
-    "kv_hint": "cold",
-    "deadline_ms": 2500,
-    "extra": {"n_keep": 1},
-}
-
-
-def sent(task: TaskRequest) -> dict[str, object]:
-    """The body as the engine decodes it."""
-    return msgspec.json.decode(
-        msgspec.json.encode(chat_body(task) if task.messages else completion_body(task)), type=dict[str, object]
-    )
-
-
-@pytest.mark.parametrize(
-    ("task", "body"),
-    [
-        (TaskRequest(prompt="Hi"), PROMPT),
-        (
-            TaskRequest(prompt="Hi", **EVERYTHING),
-            {
-                **PROMPT,
-                **SAMPLED,
-                "model": "m",
-                "n_predict": 9,
-                "seed": 7,
-                "n_probs": 3,
-                "logit_bias": [[42, -100.0]],
-                "json_schema": SCHEMA,
-                "cache_prompt": False,
-                "t_max_predict_ms": 3500,
-                "n_keep": 1,
-            },
-        ),
-        (TaskRequest(prompt="Hi", sampling=Sampling(logprobs=0)), {**PROMPT, "n_probs": 1}),
-        (TaskRequest(prompt="Hi", kv_hint="reuse"), {**PROMPT, "cache_prompt": True}),
-        (TaskRequest(prompt="Hi", response_format=JsonSchema({})), {**PROMPT, "json_schema": {}}),
-        (TaskRequest(prompt="Hi", response_format=Grammar("root ::= x")), {**PROMPT, "grammar": "root ::= x"}),
-        (
-            TaskRequest(prompt="Hi", seed=1, extra={"seed": 2, "stream": False}),
-            {"prompt": "Hi", "stream": False, "seed": 2},
-        ),
-        (TaskRequest(prompt="Hi", deadline_ms=1, extra={"t_max_predict_ms": 7}), {**PROMPT, "t_max_predict_ms": 7}),
-        (TaskRequest(messages=HI), CHAT),
-        (
-            TaskRequest(messages=HI, **EVERYTHING),
-            {
-                **CHAT,
-                **SAMPLED,
-                "model": "m",
-                "max_tokens": 9,
-                "seed": 7,
-                "logprobs": True,
-                "top_logprobs": 3,
-                "logit_bias": {"42": -100.0},
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
-                },
-                "cache_prompt": False,
-                "t_max_predict_ms": 3500,
-                "n_keep": 1,
-            },
-        ),
-        (TaskRequest(messages=HI, sampling=Sampling(logprobs=0)), {**CHAT, "logprobs": True, "top_logprobs": 1}),
-        (TaskRequest(messages=HI, response_format=Grammar("root ::= x")), {**CHAT, "grammar": "root ::= x"}),
-        (TaskRequest(messages=HI, tools=TOOLS), {**CHAT, "tools": [F, G]}),
-        (TaskRequest(messages=HI, tools=TOOLS, tool_choice="auto"), {**CHAT, "tools": [F, G], "tool_choice": "auto"}),
-        (TaskRequest(messages=HI, tools=TOOLS, tool_choice="g"), {**CHAT, "tools": [G], "tool_choice": "required"}),
-        (TaskRequest(messages=HI, max_tokens=1, extra={"max_tokens": 2}), {**CHAT, "max_tokens": 2}),
-    ],
-)
-def test_a_task_becomes_a_body(task: TaskRequest, body: dict[str, object]):
-    """Exactly what was asked for is sent, under the engine's own names; `extra` has the last word."""
-    assert sent(task) == body
-
-
-@pytest.mark.parametrize("subject", [{"prompt": "Hi"}, {"messages": HI}], ids=str)
-@pytest.mark.parametrize("left", [1, 50, 2**53 - 1])
-def test_the_engine_gets_what_is_left_of_the_deadline(subject: dict[str, Any], left: int):
-    """Battery 24: both routes are told the rest of the deadline in ms, and a second more, for the host comes first."""
-    assert sent(TaskRequest(deadline_ms=left, **subject))["t_max_predict_ms"] == left + 1000
-    assert "t_max_predict_ms" not in sent(TaskRequest(**subject))
-
-
-@pytest.mark.parametrize("name", ["completion_stream", "completion_stream_emoji", "n_predict_0"])
-def test_a_body_is_what_the_engine_was_seen_to_take(name: str):
-    """The captured request comes out of a task that asks for the same."""
-    request = json.loads(captures.load("llamacpp", name).request.partition(b"\r\n\r\n")[2])
-    wanted = {"max_tokens": request["n_predict"] or 1, "seed": request.get("seed")}
-
-    body = sent(TaskRequest(prompt=request["prompt"], sampling=Sampling(temperature=0), **wanted))
-
-    assert body == {**request, "n_predict": wanted["max_tokens"]}
-
-
-@given(
-    subject=st.sampled_from([{"prompt": "é😀"}, {"messages": HI}]), fields=st.sets(st.sampled_from(sorted(EVERYTHING)))
-)
-def test_fields_do_not_depend_on_each_other(subject: dict[str, Any], fields: set[str]):
-    """Whatever a task leaves out, the body holds what the rest of it asks for and nothing else."""
-    wanted = {name: EVERYTHING[name] for name in fields}
-    alone = [sent(TaskRequest(**subject, **{name: wanted[name]})) for name in fields]
-
-    together = dict(ChainMap(*alone, sent(TaskRequest(**subject))))
-
-    assert sent(TaskRequest(**subject, **wanted)) == together

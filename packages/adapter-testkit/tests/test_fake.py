@@ -84,6 +84,21 @@ async def test_an_engine_says_what_it_is(dialect: Any, paths: list[str]):
     assert [int(answer.split()[1]) for answer in answers] == [*(200 for _ in paths), 404]
 
 
+async def test_slots_tell_the_seeds_of_what_they_work_on():
+    """As llama.cpp's do: what a task is known by in its engine."""
+    async with LoopbackEngine(FakeEngine(Behaviour(slots=2))) as engine:
+        reader, writer = await connect(engine.url)
+        writer.write(post("/completion", {**BODY, "seed": 7, "n_predict": 100_000, "fake": {"pace": 0.01}}))
+        await reader.readuntil(b"data: ")
+        slots = json.loads((await ask(engine.url, get("/slots"))).split(b"\r\n\r\n")[1])
+        writer.close()
+
+    assert slots == [
+        {"id": 0, "n_ctx": 2048, "is_processing": True, "params": {"seed": 7}},
+        {"id": 1, "n_ctx": 2048, "is_processing": False},
+    ]
+
+
 async def test_slots_are_shared():
     """Over its slots a request gets its head at once and its tokens when a slot is free; the load tells of both."""
     async with LoopbackEngine(FakeEngine(Behaviour(slots=1))) as engine:

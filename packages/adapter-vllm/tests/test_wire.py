@@ -33,7 +33,7 @@ def test_props_of_the_captured_engine():
     models = MODELS.decode(captures.load("vllm", "get_v1_models").body)
     load = Load.read(captures.load("vllm", "get_metrics_busy").body)
 
-    assert worker_props(version, models, 6, load, NOW) == WorkerProps(
+    assert worker_props(version, models, NOW, slots=6, load=load) == WorkerProps(
         slots_total=6,
         slots_free=2,
         capabilities=Capabilities(
@@ -41,10 +41,11 @@ def test_props_of_the_captured_engine():
             engine_version="0.32.0",
             model_id="smollm2",
             observed_at=NOW,
+            model_source="smollm2",
             ctx_max=1024,
             batching=True,
             slots=6,
-            features=("chat", "grammar", "json_schema", "logprobs", "seed"),
+            features=("chat", "grammar", "json_schema", "logprobs", "seed", "confirms_cancel"),
         ),
     )
 
@@ -62,7 +63,7 @@ def test_props_of_the_captured_engine():
 )
 def test_free_slots(slots: int | None, load: Load | None, free: int | None):
     """Slots are known where they are configured, free ones where the engine also tells its load; never below 0."""
-    props = worker_props(Version("0.32.0"), Models((Model("m"),)), slots, load, NOW)
+    props = worker_props(Version("0.32.0"), Models((Model("m"),)), NOW, slots=slots, load=load)
 
     assert (props.slots_total, props.slots_free, props.capabilities.slots) == (slots, free, slots)
 
@@ -70,9 +71,26 @@ def test_free_slots(slots: int | None, load: Load | None, free: int | None):
 def test_the_first_name_is_the_models():
     """Other names and adapters come after the model itself; an engine may leave out the context."""
     models = MODELS.decode(b'{"data":[{"id":"base","root":"/models/base"},{"id":"lora","max_model_len":9}]}')
-    capabilities = worker_props(Version("1"), models, None, None, NOW).capabilities
+    capabilities = worker_props(Version("1"), models, NOW).capabilities
 
     assert (capabilities.model_id, capabilities.ctx_max) == ("base", None)
+
+
+@pytest.mark.parametrize(
+    ("root", "source"),
+    [
+        ("", None),
+        ("/", None),
+        ("/models/smollm2", "smollm2"),
+        ("/models/smollm2/", "smollm2"),
+        ("./smollm2", "smollm2"),
+        ("~/models/smollm2", "smollm2"),
+        ("acme/smollm2", "acme/smollm2"),
+    ],
+)
+def test_a_source_is_told_without_its_folder(root: str, source: str | None):
+    """A hub's name is told whole, a folder's without the path to it: folders are nobody's business."""
+    assert Model("m", root).source == source
 
 
 @pytest.mark.parametrize(

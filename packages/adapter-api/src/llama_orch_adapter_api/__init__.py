@@ -36,7 +36,7 @@ from ._pool import PoolEvent
 from ._props import Capabilities, WorkerHealth, WorkerProps
 from ._redact import Secret, redact
 from ._schema import json_schemas
-from ._task import Grammar, ImagePart, JsonSchema, Message, Sampling, TaskRequest, TextPart, Tool, ToolCall
+from ._task import Grammar, ImagePart, JsonSchema, Message, Sampling, TaskRequest, TextPart, Tool, ToolCall, Workload
 
 __all__ = [
     "API_VERSION",
@@ -87,6 +87,7 @@ __all__ = [
     "WorkerHealth",
     "WorkerProps",
     "WorkerReset",
+    "Workload",
     "get_logger",
     "hookimpl",
     "json_schemas",

@@ -17,11 +17,12 @@ MODEL = "fake"
 
 @dataclass(frozen=True)
 class Load:
-    """How busy an engine is."""
+    """How busy an engine is; `seeds` are those of the tasks that run."""
 
     slots: int
     running: int
     waiting: int
+    seeds: tuple[int | None, ...] = ()
 
 
 def said_of_itself(dialect: DialectName, request: Request, load: Load) -> Reply | None:
@@ -133,7 +134,9 @@ def _llamacpp(request: Request, load: Load) -> Reply | None:
     if "fail_on_no_slot" in request.query and load.running >= load.slots:
         return refusal("llamacpp", 503, "no slot available")
     shown = min(load.slots, 64)
-    return Reply.json(200, [{"id": i, "n_ctx": 2048, "is_processing": i < load.running} for i in range(shown)])
+    working: list[dict[str, object]] = [{"is_processing": True, "params": {"seed": seed}} for seed in load.seeds]
+    slots = (working + [{"is_processing": False}] * shown)[:shown]
+    return Reply.json(200, [{"id": number, "n_ctx": 2048, **slot} for number, slot in enumerate(slots)])
 
 
 def _chunk(path: str, text: object, finish: str | None = None) -> dict[str, object]:

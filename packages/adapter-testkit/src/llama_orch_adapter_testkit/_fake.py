@@ -113,6 +113,7 @@ class FakeEngine:
         self._ready_at = time.monotonic() + behaviour.loading
         self._free = asyncio.Semaphore(behaviour.slots)
         self._running: Counter[str] = Counter()  # "running" and "waiting"
+        self._seeds: dict[Generation, int | None] = {}  # of those that run
         self._left = behaviour.die_after
 
     def __call__(self, request: Request) -> Reply | LiveReply:
@@ -134,7 +135,9 @@ class FakeEngine:
         if time.monotonic() < self._ready_at:
             return refusal(dialect, 503, "Loading model")
         if not generates(dialect, request):
-            load = Load(self.behaviour.slots, self._running["running"], self._running["waiting"])
+            load = Load(
+                self.behaviour.slots, self._running["running"], self._running["waiting"], tuple(self._seeds.values())
+            )
             return said_of_itself(dialect, request, load) or refusal(dialect, 404, "Not Found")
         body = request.json()
         behaviour = self.behaviour.for_request(body)
@@ -155,6 +158,7 @@ class FakeEngine:
         finally:
             self._running["waiting"] -= 1
         self._running["running"] += 1
+        self._seeds[generation] = generation.request.json().get("seed")
         try:
             await asyncio.sleep(behaviour.prefill)
             path, prompt_tokens = generation.request.path, len(generation.subject.split())
@@ -167,6 +171,7 @@ class FakeEngine:
             yield last(path, tokens, prompt_tokens)
         finally:
             self._running["running"] -= 1
+            del self._seeds[generation]
             self._free.release()
 
     # --- its own death

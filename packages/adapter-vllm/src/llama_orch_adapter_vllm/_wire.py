@@ -3,22 +3,24 @@
 Seen with version 0.32.0.
 """
 
-import re
 from datetime import datetime
 from typing import Annotated, Self
 
 import msgspec
-from llama_orch_adapter_api import Capabilities, Grammar, TaskRequest, WorkerProps
-from llama_orch_http_util.openai import Count, body_of
+from llama_orch_adapter_api import Capabilities, Grammar, TaskRequest, WorkerProps, Workload
+from llama_orch_http_util import gauges
+from llama_orch_http_util.openai import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Count, body_of
 
 ENGINE = "vllm"
 
-_GAUGE = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{.*\})? "
-    rb"(\d{1,15}(?:\.\d{1,30})?(?:e-\d\d)?)(?!\S)",
-    re.MULTILINE,
-)
-"""A gauge of `/metrics` and its value; one that is no sensible number is passed over."""
+_GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+
+_ROUTES: dict[Workload, tuple[str, ...]] = {
+    "completion": (COMPLETIONS, CHAT),
+    "embedding": (EMBEDDINGS,),
+    "rerank": (RERANK,),
+}
+"""By workload, the routes of which one at least is there where the engine serves it."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -28,10 +30,17 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One name that the engine answers to; `max_model_len` in tokens."""
+    """One name that the engine answers to; `max_model_len` in tokens. `root` is what it was loaded from."""
 
     id: str
+    root: str = ""
     max_model_len: Count | None = None
+
+    @property
+    def source(self) -> str | None:
+        """The hub's name, or the folder's: a path says too much about a machine."""
+        path = self.root.rstrip("/")
+        return (path.rpartition("/")[2] if path.startswith(("/", ".", "~")) else path) or None
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -40,8 +49,20 @@ class Models(msgspec.Struct, frozen=True):
     data: Annotated[tuple[Model, ...], msgspec.Meta(min_length=1)]
 
 
+class Routes(msgspec.Struct, frozen=True):
+    """`GET /openapi.json`: the routes. A generate model has none for embeddings, and the other way round."""
+
+    paths: dict[str, msgspec.Raw]
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """What the engine serves."""
+        return tuple(workload for workload, any_of in _ROUTES.items() if any(route in self.paths for route in any_of))
+
+
 VERSION = msgspec.json.Decoder(Version)
 MODELS = msgspec.json.Decoder(Models)
+ROUTES = msgspec.json.Decoder(Routes)
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -54,15 +75,13 @@ class Load(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, metrics: bytes) -> Self | None:
         """From the text of `/metrics`, over all the engine's cores; None where it tells nothing of tasks."""
-        gauges: dict[bytes, list[float]] = {}
-        for name, value in _GAUGE.findall(metrics):
-            gauges.setdefault(name, []).append(float(value))
-        if b"num_requests_running" not in gauges:
+        seen = gauges(metrics, "vllm:", _GAUGES)
+        if "num_requests_running" not in seen:
             return None
         return cls(
-            running=int(sum(gauges[b"num_requests_running"])),
-            waiting=int(sum(gauges.get(b"num_requests_waiting", []))),
-            kv_cache=max(gauges.get(b"kv_cache_usage_perc", [0.0])),
+            running=int(sum(seen["num_requests_running"])),
+            waiting=int(sum(seen.get("num_requests_waiting", []))),
+            kv_cache=max(seen.get("kv_cache_usage_perc", [0.0])),
         )
 
     def __str__(self) -> str:
@@ -79,9 +98,23 @@ def request_body(task: TaskRequest, model: str) -> dict[str, object]:
     return body | task.extra
 
 
-def worker_props(version: Version, models: Models, slots: int | None, load: Load | None, now: datetime) -> WorkerProps:
-    """The boundary's view of `/version`, `/v1/models` and, where `slots` is configured, `/metrics`."""
+def worker_props(
+    version: Version,
+    models: Models,
+    now: datetime,
+    *,
+    routes: Routes | None = None,
+    slots: int | None = None,
+    load: Load | None = None,
+) -> WorkerProps:
+    """The boundary's view of `/version`, `/v1/models`, and of `/openapi.json` and `/metrics` where they are served."""
     model = models.data[0]
+    workloads: tuple[Workload, ...] = ("completion",) if routes is None else routes.workloads
+    features = {
+        "chat": routes is None or CHAT in routes.paths,
+        **dict.fromkeys(("grammar", "json_schema", "logprobs", "seed"), "completion" in workloads),
+        "confirms_cancel": load is not None,
+    }
     return WorkerProps(
         slots_total=slots,
         slots_free=None if slots is None or load is None else max(0, slots - load.running),
@@ -90,9 +123,11 @@ def worker_props(version: Version, models: Models, slots: int | None, load: Load
             engine_version=version.version,
             model_id=model.id,
             observed_at=now,
+            model_source=model.source,
             ctx_max=model.max_model_len,
             batching=True,
             slots=slots,
-            features=("chat", "grammar", "json_schema", "logprobs", "seed"),
+            workloads=workloads,
+            features=tuple(feature for feature, has in features.items() if has),
         ),
     )
