@@ -86,3 +86,4 @@ async def test_an_answer_that_is_none(task: TaskRequest, path: str, name: str, f
     assert seen.failure == failure
     assert seen.events == []
     assert isinstance(seen.error, AdapterError) == failure.startswith("ADAPTER")
+    assert {"ADAPTER unsupported": "engine", "ADAPTER context_length": "shorten"}.get(failure, "") in str(seen.error)

@@ -16,7 +16,7 @@ from llama_orch_adapter_api import (
     WorkerProps,
     Workload,
 )
-from llama_orch_http_util import Exchange, HttpAdapter, Identity, Underway
+from llama_orch_http_util import Exchange, HttpAdapter, Identity, Underway, mended
 from llama_orch_http_util.openai import CHAT, CHUNK, EMBEDDINGS, RERANK, Answer
 
 from ._digest import Digests
@@ -108,7 +108,7 @@ class LlamaCppAdapter(HttpAdapter):
     def meant(self, error: WorkerError) -> WorkerError:
         """An input that is too long for it is no fault of the engine's, although it answers 500."""
         if error.code == "INTERNAL" and "is too large to process" in error.message:
-            return AdapterError(f"{error.message}; shorten the input", detail="context_length")
+            return mended(error, "context_length", "shorten the input, or give the engine a larger ubatch")
         return super().meant(error)
 
     async def aclose(self) -> None:

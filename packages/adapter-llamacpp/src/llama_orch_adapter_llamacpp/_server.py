@@ -71,8 +71,10 @@ def _die_at_once() -> None:
             os._exit(0)
 
 
-def _served(*, model: str, alias: str, slots: int, context: int, threads: int | None, port: int) -> Server:
-    """The running server; returns once the model is loaded."""
+def _served(
+    *, model: str, alias: str, slots: int, context: int, threads: int | None, port: int, pooling: str | None
+) -> Server:
+    """The running server; returns once the model is loaded. `UNSPECIFIED` pooling is the model's own."""
     xllamacpp = importlib.import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = model
@@ -83,6 +85,9 @@ def _served(*, model: str, alias: str, slots: int, context: int, threads: int | 
     params.n_ctx = slots * context
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    if pooling is not None:
+        params.embedding = True
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling}")
     params.endpoint_slots = params.endpoint_metrics = True
     params.cors_origins, params.cors_origins_explicit = "localhost", True  # web pages may not read our answers
     params.offline = True

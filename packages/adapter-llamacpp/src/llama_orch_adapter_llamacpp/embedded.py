@@ -89,8 +89,18 @@ def _command(options: LaunchOptions, model: Path, alias: str) -> list[str]:
         "context": options.context,
         "threads": options.threads,
         "port": options.port,
+        "pooling": _pooling(options),
     }
     return [sys.executable, "-P", str(_SERVER), json.dumps(given)]
+
+
+def _pooling(options: LaunchOptions) -> str | None:
+    """How vectors are made of tokens, None where none are. The small model is not made for it: its have a mean."""
+    if options.workload == "completion":
+        return None
+    if options.workload == "rerank":
+        return "RANK"
+    return "UNSPECIFIED" if options.model else "MEAN"
 
 
 async def _url(engine: Child, model: Path) -> str:

@@ -2,7 +2,7 @@
 
 from llama_orch_adapter_api import RedactingFilter, Secret, get_logger, redact
 
-from ._adapter import Exchange, HttpAdapter, Identity, Reader, Underway
+from ._adapter import Exchange, HttpAdapter, Identity, Reader, Underway, mended
 from ._client import HttpClient, Response, StreamRequest
 from ._config import HttpConfig
 from ._errors import ErrorObject, error_in_stream
@@ -34,6 +34,7 @@ __all__ = [
     "error_in_stream",
     "gauges",
     "get_logger",
+    "mended",
     "redact",
     "retried",
 ]

@@ -209,7 +209,7 @@ class HttpAdapter(WorkerAdapter):
         """What a refusal of an embedding or rerank task means: an absent route, that the engine does not serve it."""
         if error.detail != "not_found" or not any(words in error.message for words in _ABSENT_ROUTES):
             return error
-        return AdapterError(f"{error.message}; start the engine for this workload", detail="unsupported")
+        return mended(error, "unsupported", "start the engine for this workload, or use a pool that serves it")
 
     def _started(self, task: TaskRequest, version: str, model: str, seed: int | None) -> Started:
         profile = task.sampler_profile_version
@@ -230,6 +230,11 @@ class HttpAdapter(WorkerAdapter):
         self._left[task_id] = task
         if len(self._left) > _REMEMBERED:
             del self._left[next(iter(self._left))]
+
+
+def mended(error: WorkerError, detail: str, mend: str) -> AdapterError:
+    """The refusal as an `AdapterError` of that detail, with another mend."""
+    return AdapterError(f"{error.message.rpartition(' · ')[0]} · {mend}", detail=detail)
 
 
 def _seed_of(body: Mapping[str, object]) -> int | None:
