@@ -54,23 +54,24 @@ def digest_of(path: Path, stop: threading.Event) -> str | None:
     """The digest of a GGUF file; None where there is no such file to read, or it was stopped."""
     try:
         about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            return None
         key = str(path), about.st_mtime_ns, about.st_size
-        while key not in _known and not _one_at_a_time.acquire(timeout=0.05):
-            if stop.is_set():
-                return None
-        if key in _known:
-            return _known[key]
-        try:
-            whole = _sha256(path, stop)
-        finally:
-            _one_at_a_time.release()
-    except OSError:
+        if stat.S_ISREG(about.st_mode) and key not in _known:
+            _compute(path, key, stop)
+    except (OSError, ValueError):  # a name with a NUL in it is none
         return None
-    if whole is not None:
-        _known[key] = f"sha256:{whole}"
     return _known.get(key)
+
+
+def _compute(path: Path, key: tuple[str, int, int], stop: threading.Event) -> None:
+    while not _one_at_a_time.acquire(timeout=0.05):
+        if stop.is_set():
+            return
+    try:
+        whole = None if key in _known else _sha256(path, stop)
+        if whole is not None:
+            _known[key] = f"sha256:{whole}"
+    finally:
+        _one_at_a_time.release()
 
 
 def _sha256(path: Path, stop: threading.Event) -> str | None:
