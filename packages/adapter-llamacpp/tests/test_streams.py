@@ -1,5 +1,6 @@
 """The engine's streams, whole, cut anywhere, broken off and with what may stand between: what tasks come to."""
 
+import json
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from llama_orch_adapter_api import (
     WorkerReset,
 )
 from llama_orch_adapter_testkit import (
+    Capture,
     Reply,
     all_kinds_of_cuts,
 )
@@ -199,3 +201,58 @@ async def test_an_answer_that_is_none(reply: Reply, failure: str):
 
     assert [one.failure for one in seen] == [failure] * 2
     assert [one.text for one in seen] == [[], []]
+
+
+def texts_of(one: Capture) -> list[str]:
+    """The pieces of text in a stream of the OpenAI dialect, in their order."""
+    events = [json.loads(line[6:]) for line in one.body.splitlines() if line.startswith(b"data: {")]
+    choices = [choice for event in events for choice in event["choices"]]
+    texts = [choice["text"] if "text" in choice else choice["delta"].get("content") for choice in choices]
+    return [text for text in texts if text]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v1_completions_stream",
+        "v1_completions_stream_http10",
+        "v1_completions_stream_nousage",
+        "v1_completions_logprobs_stream",
+        "v1_chat_tools_stream",
+        "get_v1_stream_replay",
+    ],
+)
+async def test_every_stream_of_the_dialect_is_read(name: str):
+    """Usage beside the last choice or absent, text instead of deltas, an answer to HTTP/1.0: the text is whole."""
+    seen = await met_with(Reply.capture(SHELF[name]), CHAT)
+
+    assert seen.text == texts_of(SHELF[name])
+    assert seen.end is not None
+
+
+@pytest.mark.parametrize("name", ["v1_completions_stream_server_killed9", "v1_completions_stream_server_sigterm"])
+async def test_an_engine_that_died_is_a_reset(name: str):
+    """Killed, it ends without a last chunk; stopped, after a comment: resets, and what it had sent is not lost."""
+    seen = await met_with(Reply.capture(SHELF[name]), CHAT)
+
+    assert seen.failure.startswith("WORKER_RESET")
+    assert seen.text == texts_of(SHELF[name]) != []
+
+
+@pytest.mark.parametrize("name", ["v1_messages_stream", "v1_responses_stream"])
+async def test_another_dialect_is_never_a_success(name: str):
+    """What the engine streams on its other routes has no finish event of ours."""
+    seen = await met_with(Reply.capture(SHELF[name]), CHAT)
+
+    assert (seen.text, seen.end) == ([], None)
+
+
+@pytest.mark.parametrize("path", TASKS)
+@pytest.mark.parametrize(
+    "name", ["v1_chat_nostream", "v1_completions_nostream", "err_unknown_model_200", "key_ok", "key_x"]
+)
+async def test_a_whole_answer_is_no_stream(name: str, path: str):
+    """The engine was asked to stream: what is answered in one piece is refused."""
+    seen = await met_with(Reply.capture(SHELF[name]), path)
+
+    assert (seen.failure, seen.text) == ("ADAPTER decode", [])

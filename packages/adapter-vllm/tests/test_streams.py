@@ -205,3 +205,15 @@ async def test_an_answer_that_is_none(reply: Reply, failure: str):
 
     assert [one.failure for one in seen] == [failure] * 2
     assert [one.text for one in seen] == [[], []]
+
+
+@pytest.mark.parametrize("path", TASKS)
+@pytest.mark.parametrize(
+    "name",
+    ["v1_chat_nostream", "extra_field", "missing_model_ok", "request_id_body", "request_id_dup", "request_id_header"],
+)
+async def test_a_whole_answer_is_no_stream(name: str, path: str):
+    """The engine was asked to stream: what is answered in one piece is refused."""
+    seen = await met_with(Reply.capture(SHELF[name]), path)
+
+    assert (seen.failure, seen.text) == ("ADAPTER decode", [])
