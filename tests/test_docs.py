@@ -9,7 +9,8 @@ import msgspec
 from llama_orch_adapter_api import Timeouts
 from llama_orch_adapter_host import PoolPolicy, parse_config
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def output_of(page: str, folder: Path) -> list[str]:
@@ -69,3 +70,24 @@ def test_the_defaults_of_the_configuration_are_the_defaults():
     tables = [Timeouts(), PoolPolicy(), *(getattr(PoolPolicy(), name) for name in ("retry", "breaker", "health"))]
     named = [name for table in tables for name in msgspec.structs.asdict(table)]
     assert [name for name in named if not re.search(rf"^(# |\[pools\.chat\.)?{name}\b", text, re.MULTILINE)] == []
+
+
+def test_every_fact_of_an_engine_is_held_by_a_test():
+    """docs/engine-facts.md names tests that there are, and leaves no fact without one."""
+    page = (DOCS / "engine-facts.md").read_text()
+    named = re.findall(r"`([\w-]+)/(test_\w+)::(test_\w+)`", page)
+    folders = {
+        "tests": ROOT / "tests",
+        "http-util": ROOT / "packages/http-util/tests",
+        "llamacpp": ROOT / "packages/adapter-llamacpp/tests",
+        "vllm": ROOT / "packages/adapter-vllm/tests",
+    }
+    missing = [
+        f"{folder}/{file}::{test}"
+        for folder, file, test in named
+        if f"def {test}(" not in (folders[folder] / f"{file}.py").read_text()
+    ]
+
+    assert missing == []
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| fact", "| ---"))]
+    assert [row for row in rows if "::" not in row] == []

@@ -79,6 +79,7 @@ async def test_a_task_is_posted(path: str, body_of: Callable[[TaskRequest], dict
     assert {request.headers["authorization"] for request in engine.requests} == {"Bearer sekret"}
     assert posted.headers["content-type"] == "application/json"
     assert posted.headers["connection"] == "close"
+    assert "x-conversation-id" not in posted.headers  # with it, closing the connection would no longer cancel
 
 
 STARTED_WITH_A_SEED = json.loads(SHELF["get_props"].body) | {

@@ -8,7 +8,6 @@ SET_ASIDE = {
     "get_load": "/metrics tells more",
     "get_ping": "the same as get_health",
     "key_tokenize": "the engine counts tokens by itself",
-    "key_version": "the same as get_version, which needs no key",
     "post_abort_requests": "ids are internal, and closing the connection always stops it",
     "post_detokenize": "the engine counts tokens by itself",
     "post_tokenize": "the engine counts tokens by itself",

@@ -139,7 +139,11 @@ async def test_the_version_is_asked_for_once():
 
 async def test_props_need_the_key():
     """Version, health and metrics stay open; the models do not, and a wrong key says so."""
-    async with running({("GET", "/v1/models"): Reply.capture(SHELF["key_models"])}) as (adapter, _):
+    names = {
+        ("GET", "/version"): Reply.capture(SHELF["key_version"]),
+        ("GET", "/v1/models"): Reply.capture(SHELF["key_models"]),
+    }
+    async with running(names) as (adapter, _):
         with pytest.raises(AdapterError, match=r"401: Unauthorized .* set api_key"):
             await adapter.props()
 
