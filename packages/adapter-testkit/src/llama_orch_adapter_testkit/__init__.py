@@ -5,7 +5,8 @@ from ._capture import Capture
 from ._clock import VirtualClockLoop, run_virtual
 from ._connection import Request
 from ._cuts import all_kinds_of_cuts, splits, sse_cuts
-from ._dialects import DialectName
+from ._dialect import Asked, Dialect, Load, Piece
+from ._dialects import LLAMACPP, OPENAI, VLLM, DialectName, OpenAIDialect
 from ._engine import LoopbackEngine, Script
 from ._fake import Behaviour, FakeEngine, Generation
 from ._fuzz import cases, dice, mutilated, mutilated_reply
@@ -15,15 +16,23 @@ from ._reply import Reply
 from ._toxics import Toxic, ToxicKind
 
 __all__ = [
+    "LLAMACPP",
+    "OPENAI",
+    "VLLM",
+    "Asked",
     "Behaviour",
     "Capture",
     "Cut",
+    "Dialect",
     "DialectName",
     "EngineProcess",
     "FakeEngine",
     "Generation",
     "LiveReply",
+    "Load",
     "LoopbackEngine",
+    "OpenAIDialect",
+    "Piece",
     "Reply",
     "Report",
     "Request",

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from ._connection import Request
-from ._dialects import DialectName, Load, generates, head, last, refusal, said_of_itself, subject, token, wanted
+from ._dialect import Asked, Dialect, Load, Piece
+from ._dialects import DIALECTS, LAST_CHUNK, DialectName, framed
 from ._live import LiveReply, Pieces
 from ._reply import Reply
 from ._toxics import Toxic, spoilt
@@ -101,10 +102,14 @@ class Generation:
 
 
 class FakeEngine:
-    """A script for `LoopbackEngine`, or, through `EngineProcess`, for one in a process of its own."""
+    """A script for `LoopbackEngine`, or, through `EngineProcess`, for one in a process of its own.
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    It speaks the dialect that its behaviour names, or `dialect` instead.
+    """
+
+    def __init__(self, behaviour: Behaviour, dialect: Dialect | None = None) -> None:
         self.behaviour = behaviour
+        self._dialect = dialect or DIALECTS[behaviour.dialect]
         self.generations: list[Generation] = []
         self.refused = 0
         self.resets_of_reused = 0
@@ -131,44 +136,44 @@ class FakeEngine:
         return self._metered(reply)
 
     def _answer(self, request: Request) -> Reply | LiveReply:
-        dialect = self.behaviour.dialect
+        dialect = self._dialect
         if time.monotonic() < self._ready_at:
-            return refusal(dialect, 503, "Loading model")
-        if not generates(dialect, request):
-            load = Load(
-                self.behaviour.slots, self._running["running"], self._running["waiting"], tuple(self._seeds.values())
-            )
-            return said_of_itself(dialect, request, load) or refusal(dialect, 404, "Not Found")
-        body = request.json()
-        behaviour = self.behaviour.for_request(body)
+            return dialect.refusal(503, "Loading model")
+        asked = dialect.asked(request)
+        if asked is None or asked.workload != "completion":
+            running = tuple(self._seeds.values())
+            load = Load(self.behaviour.slots, len(running), self._running["waiting"], running)
+            return dialect.look(request, load) or dialect.refusal(404, "Not Found")
+        behaviour = self.behaviour.for_request(asked.body)
         for status, share in behaviour.refuse.items():
             if self._chance.random() < share:
                 self.refused += 1
-                return refusal(dialect, status, "refused by chance", behaviour.retry_after)
-        generation = Generation(request, subject(body)[:60])
+                return dialect.refusal(status, "refused by chance", behaviour.retry_after)
+        generation = Generation(request, asked.subject[:60])
         self.generations.append(generation)
-        pieces = spoilt(self._stream(generation, behaviour, wanted(body, behaviour.tokens)), behaviour.toxics)
-        return LiveReply(pieces, "close" if dialect == "llamacpp" else "keep")
+        pieces = spoilt(self._stream(generation, asked, behaviour), behaviour.toxics)
+        return LiveReply(pieces, "keep" if dialect.keeps else "close")
 
-    async def _stream(self, generation: Generation, behaviour: Behaviour, tokens: int) -> AsyncGenerator[bytes, None]:
-        yield head(behaviour.dialect)
+    async def _stream(self, generation: Generation, asked: Asked, behaviour: Behaviour) -> AsyncGenerator[bytes, None]:
+        dialect = self._dialect
+        yield dialect.head()
         self._running["waiting"] += 1
         try:
             await self._free.acquire()
         finally:
             self._running["waiting"] -= 1
         self._running["running"] += 1
-        self._seeds[generation] = generation.request.json().get("seed")
+        self._seeds[generation] = asked.body.get("seed")
         try:
             await asyncio.sleep(behaviour.prefill)
-            path, prompt_tokens = generation.request.path, len(generation.subject.split())
+            tokens = behaviour.tokens if asked.tokens is None else asked.tokens
             for number in range(tokens):
                 stamp = f"@{time.monotonic():.6f}" if behaviour.stamped else ""
                 text = f"{generation.subject}.{number}{stamp} ".ljust(behaviour.padding)
                 generation.tokens += 1
-                yield token(path, text, number + 1, prompt_tokens)
+                yield framed(dialect.token(asked, Piece(text), number + 1))
                 await asyncio.sleep(behaviour.pace)
-            yield last(path, tokens, prompt_tokens)
+            yield b"".join(map(framed, dialect.last(asked, "length", tokens))) + LAST_CHUNK
         finally:
             self._running["running"] -= 1
             del self._seeds[generation]
