@@ -1,0 +1,160 @@
+"""The event loop belongs to everybody: an adapter neither blocks it nor holds what it may not hold across a `yield`."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from .._dialect import Asked, Piece
+from ._bench import Bench, outcome
+from ._check import Trial, check, require
+from ._stream import whole
+
+STREAMS = 32
+TOKENS = 256
+
+_BLOCKING = (
+    "time.sleep",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "urllib.Request",
+    "http.client.connect",
+    "open",
+)
+_BLOCKING_CALLS = frozenset({*_BLOCKING, "os.system", "subprocess.Popen", "fcntl.flock", "shutil.copyfile"})
+_IMPORTING = "<frozen importlib._bootstrap"
+
+
+@check("loop.not_blocked")
+async def not_blocked(trial: Trial) -> None:
+    """No call of the adapter's blocks the event loop: no sleep, no look-up of a name, no file, no socket waited for."""
+    bench = trial.bench
+    with _watched() as seen:
+        await _conversation(bench)
+
+    require(not seen, f"{seen[:1]} blocks the event loop; await it, or hand it to a thread")
+
+
+@check("loop.yields_bare")
+async def yields_bare(trial: Trial) -> None:
+    """No `asyncio.timeout` and no `TaskGroup` is held across a `yield`: they would cancel whoever reads."""
+    bench = trial.bench
+    held: list[str] = []
+    async with bench.meeting(bench.script(bench.reply())) as (adapter, _):
+        with _entered() as entered:
+            async for event in adapter.submit(bench.task()):
+                held += [f"{type(one).__name__} at {type(event).__name__}" for one in entered()]
+
+    require(not held, f"across a yield is held: {held[:1]}; leave it before each yield")
+
+
+@check("loop.cpu")
+async def cpu(trial: Trial) -> None:
+    """What a token costs is told in the certificate: microseconds of CPU, the scripted engine's share included."""
+    bench = trial.bench
+    events = [bench.task(prompt=f"c{n}", max_tokens=TOKENS) for n in range(STREAMS)]
+
+    async with bench.meeting(bench.script(lambda asked: bench.body(_backlog(bench, asked)))) as (adapter, _):
+        whole(await outcome(adapter, events[0]), "tok " * TOKENS)
+        began = time.process_time()
+        seen = await asyncio.gather(*(outcome(adapter, task) for task in events))
+        spent = time.process_time() - began
+    for one in seen:
+        whole(one, "tok " * TOKENS)
+    bench.facts["cpu_us_per_token"] = round(spent / (STREAMS * TOKENS) * 1e6, 2)
+
+
+def _backlog(bench: Bench, asked: Asked) -> bytes:
+    return b"".join(bench.events(asked, [Piece("tok ")] * TOKENS))
+
+
+async def _conversation(bench: Bench) -> None:
+    async with bench.meeting(bench.script(bench.reply())) as (adapter, _):
+        await adapter.health()
+        await adapter.props()
+        await adapter.engine_version()
+        whole(await outcome(adapter, bench.task()))
+        await adapter.cancel(bench.task().task_id)
+
+
+# --- blocking calls, as the interpreter's audit hooks see them
+
+_watching: dict[int, list[str]] = {}
+_hooked = threading.Lock()
+_is_hooked = False
+
+
+@contextmanager
+def _watched() -> Iterator[list[str]]:
+    """What blocks this thread inside the block. The hook itself stays: Python takes none away."""
+    global _is_hooked  # noqa: PLW0603  # as the interpreter has it, one for all
+    with _hooked:
+        if not _is_hooked:
+            sys.addaudithook(_audit)
+            _is_hooked = True
+    me = threading.get_ident()
+    seen: list[str] = []
+    _watching[me] = seen
+    try:
+        yield seen
+    finally:
+        del _watching[me]
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    seen = _watching.get(threading.get_ident())
+    if seen is None or not (event in _BLOCKING_CALLS or (event == "socket.connect" and _waits(args[0]))):
+        return
+    frames = list(_frames(sys._getframe(1)))  # noqa: SLF001  # how the interpreter shows who called
+    if not any(frame.f_code.co_filename.startswith(_IMPORTING) for frame in frames):
+        where = next((frame for frame in frames if "asyncio" not in frame.f_code.co_filename), frames[0])
+        seen.append(f"{event} in {where.f_code.co_qualname} ({where.f_globals.get('__name__')}:{where.f_lineno})")
+
+
+def _waits(sock: Any) -> bool:  # noqa: ANN401  # a socket
+    return bool(sock.gettimeout() != 0)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+# --- what is entered and not left
+
+Scope = asyncio.Timeout | asyncio.TaskGroup
+
+
+@contextmanager
+def _entered() -> Iterator[Callable[[], list[Scope]]]:
+    """Gives what this task has entered, of timeouts and task groups, and not left. The classes are put back after."""
+    me = asyncio.current_task()
+    live: list[Scope] = []
+    kinds: tuple[Any, ...] = (asyncio.Timeout, asyncio.TaskGroup)
+    originals = [(kind, kind.__aenter__, kind.__aexit__) for kind in kinds]
+
+    def patched(kind: Any, enter: Any, leave: Any) -> None:  # noqa: ANN401  # methods of either class
+        async def entering(scope: Any) -> Any:  # noqa: ANN401
+            if asyncio.current_task() is me:
+                live.append(scope)
+            return await enter(scope)
+
+        async def leaving(scope: Any, *failure: Any) -> Any:  # noqa: ANN401
+            if scope in live:
+                live.remove(scope)
+            return await leave(scope, *failure)
+
+        kind.__aenter__, kind.__aexit__ = entering, leaving
+
+    for original in originals:
+        patched(*original)
+    try:
+        yield lambda: list(live)
+    finally:
+        for kind, enter, leave in originals:
+            kind.__aenter__, kind.__aexit__ = enter, leave

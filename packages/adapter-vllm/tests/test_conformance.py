@@ -1,0 +1,11 @@
+"""The adapter keeps every rule of the conformance suite."""
+
+from llama_orch_adapter_testkit import VLLM
+from llama_orch_adapter_testkit.conformance import AdapterConformance
+
+
+class TestConformance(AdapterConformance):
+    """ORCH-3612: as the host finds it, against an engine that speaks its dialect."""
+
+    adapter = "vllm"
+    dialect = VLLM
