@@ -117,6 +117,17 @@ def nightly(session: nox.Session) -> None:
 
 
 @nox.session(requires=["wheels"], default=False)
+def certify(session: nox.Session) -> None:
+    """Certify every adapter by the conformance suite, and write docs/certificates and docs/compatibility.md."""
+    install(session, *FROM_DIST, *everything(), *GROUPS["tests"])
+    for suite in sorted(ROOT.glob("packages/adapter-*/tests/test_conformance.py")):
+        name = suite.parts[-3].removeprefix("adapter-")
+        if name != "testkit":  # its own tests try bad adapters
+            pytest(session, str(suite), "--certificate", f"docs/certificates/{name}.json", *session.posargs)
+    session.run("python", "-P", "-m", "tests.compatibility", env={"PYTHONPATH": str(ROOT)})
+
+
+@nox.session(requires=["wheels"], default=False)
 def simulate(session: nox.Session) -> None:
     """Live through days of faults on a virtual clock, or replay flight records: nox -s simulate -- --help."""
     install(session, *FROM_DIST, "llama-orch-adapter-host", "llama-orch-adapter-testkit")

@@ -39,6 +39,9 @@ PIECES = (Piece("Once "), Piece("upon 🦙"), Piece("a "), Piece("naïve"), Piec
 
 PROMPT = "words that nobody else may read"
 
+CLOSE = 2.0
+"""Seconds that an adapter may take to close."""
+
 IDLE = Load(slots=4, running=0, waiting=0)
 
 
@@ -112,7 +115,8 @@ class Bench:
             try:
                 yield adapter, engine
             finally:
-                await adapter.aclose()
+                async with asyncio.timeout(CLOSE):
+                    await adapter.aclose()
 
     async def answered(self, reply: Reply | Callable[[Asked], Reply], task: TaskRequest | None = None) -> Outcome:
         """What a task comes to where an engine, otherwise well, gives it this reply."""

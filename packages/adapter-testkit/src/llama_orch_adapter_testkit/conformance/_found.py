@@ -1,5 +1,6 @@
 """The adapter under test, found as a host finds it: by its entry point, and the hook behind that."""
 
+import inspect
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -53,5 +54,7 @@ def offered(plugin: object, name: str) -> list[AdapterSpec]:
     manager.register(plugin, name)
     specs: list[AdapterSpec] = []
     for impl in manager.hook.llama_orch_register_adapters.get_hookimpls():
-        impl.function(*[specs.append for _ in impl.argnames])
+        answer = impl.function(*[specs.append for _ in impl.argnames])
+        if inspect.iscoroutine(answer):
+            answer.close()  # nobody awaits it, and `registration.pure` says so
     return specs

@@ -33,8 +33,13 @@ _IMPORTING = "<frozen importlib._bootstrap"
 async def not_blocked(trial: Trial) -> None:
     """No call of the adapter's blocks the event loop: no sleep, no look-up of a name, no file, no socket waited for."""
     bench = trial.bench
-    with _watched() as seen:
-        await _conversation(bench)
+    async with bench.meeting(bench.script(bench.reply())) as (adapter, _):
+        with watched() as seen:
+            await adapter.health()
+            await adapter.props()
+            await adapter.engine_version()
+            whole(await outcome(adapter, bench.task()))
+            await adapter.cancel(bench.task().task_id)
 
     require(not seen, f"{seen[:1]} blocks the event loop; await it, or hand it to a thread")
 
@@ -72,15 +77,6 @@ def _backlog(bench: Bench, asked: Asked) -> bytes:
     return b"".join(bench.events(asked, [Piece("tok ")] * TOKENS))
 
 
-async def _conversation(bench: Bench) -> None:
-    async with bench.meeting(bench.script(bench.reply())) as (adapter, _):
-        await adapter.health()
-        await adapter.props()
-        await adapter.engine_version()
-        whole(await outcome(adapter, bench.task()))
-        await adapter.cancel(bench.task().task_id)
-
-
 # --- blocking calls, as the interpreter's audit hooks see them
 
 _watching: dict[int, list[str]] = {}
@@ -89,7 +85,7 @@ _is_hooked = False
 
 
 @contextmanager
-def _watched() -> Iterator[list[str]]:
+def watched() -> Iterator[list[str]]:
     """What blocks this thread inside the block. The hook itself stays: Python takes none away."""
     global _is_hooked  # noqa: PLW0603  # as the interpreter has it, one for all
     with _hooked:

@@ -10,6 +10,7 @@ import msgspec
 from llama_orch_adapter_api import API_VERSION
 
 from ._check import Broken, NotAsked, Trial, check, require
+from ._loop import watched
 
 HEAVY = frozenset(
     {
@@ -82,9 +83,12 @@ async def api(trial: Trial) -> None:
 
 @check("registration.factory")
 async def factory(trial: Trial) -> None:
-    """Making an adapter does no I/O: it works with nobody at the url, and needs no event loop of its own."""
-    adapter = trial.bench.adapter("http://127.0.0.1:9")
+    """Making an adapter does no I/O: nothing is read, connected or waited for, and nobody need be at the url."""
+    with watched() as seen:
+        adapter = trial.bench.adapter("http://127.0.0.1:9")
     await adapter.aclose()
+
+    require(not seen, f"making an adapter does {seen[:1]}; do that where it is first needed")
 
 
 @check("config.strict")
