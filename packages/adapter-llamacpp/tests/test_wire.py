@@ -34,7 +34,7 @@ from llama_orch_adapter_testkit import captures
 
 WHERE = "engine:8080"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
-FEATURES = ("chat", "grammar", "json_schema", "logprobs", "seed", "deterministic")
+FEATURES = ("chat", "deadline", "grammar", "json_schema", "logprobs", "seed", "deterministic")
 
 
 def native(*events: dict[str, Any] | bytes) -> tuple[list[Token], NativeAnswer]:

@@ -13,7 +13,7 @@ from llama_orch_http_util.openai import MAX_COUNT, Count, Timings, TokenLogprob,
 
 ENGINE = "llamacpp"
 
-_ALWAYS = ("chat", "grammar", "json_schema", "logprobs", "seed", "deterministic")
+_ALWAYS = ("chat", "deadline", "grammar", "json_schema", "logprobs", "seed", "deterministic")
 
 LATE_MS = 1000
 """Milliseconds that the engine's own time limit comes after the deadline, at the least.
