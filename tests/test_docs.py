@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from llama_orch_adapter_api import Timeouts
 from llama_orch_adapter_host import PoolPolicy, parse_config
+from llama_orch_adapter_testkit import OPENAI, Dialect, Load, Reply, Request
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -91,3 +93,18 @@ def test_every_fact_of_an_engine_is_held_by_a_test():
     assert missing == []
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| fact", "| ---"))]
     assert [row for row in rows if "::" not in row] == []
+
+
+def test_the_dialect_of_the_conformance_suite() -> None:
+    """ORCH-3612: the dialect of docs/conformance.md says what its own engine says, and the rest as OpenAI's does."""
+    *_, example = re.findall(r"```python\n(.*?)```", (DOCS / "conformance.md").read_text(), re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(example, told)
+    acme: Dialect = told["ACME"]
+    about, models = (
+        acme.look(Request("GET", path, {}, {}, b"", keeps_alive=True), Load(slots=1, running=1, waiting=1))
+        for path in ("/about", "/v1/models")
+    )
+
+    assert about == Reply.json(200, {"version": "4.2", "model": "fake", "busy": True})
+    assert models == OPENAI.look(Request("GET", "/v1/models", {}, {}, b"", keeps_alive=True), Load(1, 0, 0))

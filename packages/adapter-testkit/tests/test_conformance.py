@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 from llama_orch_adapter_api import API_VERSION, AdapterSpec, Secret
+from llama_orch_adapter_testkit.conformance import certify
 from llama_orch_adapter_testkit.conformance._check import every_check
 from llama_orch_adapter_testkit.conformance._suite import Subject
 
 from . import bad_lives, bad_streams  # type: ignore[attr-defined]  # noqa: F401  # they fill BAD; test folders are no packages
+from .declares import DeclaresAll  # type: ignore[import-not-found]  # as above
 from .twisted import BAD, DIALECT, Twisted, spec_of  # type: ignore[import-not-found]  # as above
 
 DEAR = frozenset({"framing.every_byte", "life.many_streams", "loop.cpu", "registration.pure"})
@@ -48,6 +50,15 @@ def test_a_bad_adapter_fails_what_it_breaks(name: str):
 def test_a_good_adapter_fails_nothing():
     """What the bad ones are made of is good."""
     assert failures(spec_of(Twisted), DEAR) == set()
+
+
+def test_every_check_can_be_passed():
+    """An adapter that declares all there is, and keeps it, passes every check but what nobody can see of it."""
+    whole = certify(spec_of(DeclaresAll), DIALECT)
+
+    left = {one.id: one.reason for one in whole.checks if one.status != "passed"}
+    assert left.keys() == {"registration.pure"}
+    assert "given as an AdapterSpec; name its entry point" in left["registration.pure"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The suite as its users meet it: a class in a test file, run by pytest, with the adapter found by its entry point."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,16 @@ def test_what_was_not_run_is_told(tmp_path: Path):
     assert seen.verdict == "incomplete"
     assert [one.id for one in seen.checks if one.status == "passed"] == ["stream.order"]
     assert {one.status for one in seen.checks} == {"passed", "not_run"}
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path):
+    """ORCH-3612: the class of the README, word for word, tries the adapter that it names."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "test_acme.py").write_text(example)
+    ran = run(tmp_path, "-k", "stream", "--certificate", "vllm.json")
+    seen = certificate(tmp_path / "vllm.json")
+
+    assert ran.returncode == 0, ran.stdout
+    assert {one.status for one in seen.checks if one.id.startswith("stream.")} == {"passed"}
+    assert (seen.adapter, seen.distribution) == ("vllm", "llama-orch-adapter-vllm")

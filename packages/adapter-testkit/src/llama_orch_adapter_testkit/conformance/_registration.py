@@ -10,7 +10,7 @@ import msgspec
 from llama_orch_adapter_api import API_VERSION
 
 from ._check import Broken, NotAsked, Trial, check, require
-from ._loop import watched
+from ._watch import watched
 
 HEAVY = frozenset(
     {
