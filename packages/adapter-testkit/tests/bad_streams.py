@@ -209,6 +209,13 @@ class TakesFiveTokensForAll(Twisted):
         return (End(None, None, "stop"),) if enough else error
 
 
+@breaks("cuts.toxics")
+class TakesEightTokensForAll(Twisted):
+    def failed(self, error: WorkerError, seen: list[TokenEvent]) -> Any:
+        enough = isinstance(error, WorkerReset) and len(tokens_of(seen)) >= 8
+        return (End(None, None, "stop"),) if enough else error
+
+
 @breaks("cuts.tokens_kept")
 class MakesUpAToken(Twisted):
     async def stream(self, task: TaskRequest) -> Any:

@@ -6,9 +6,15 @@ from llama_orch_adapter_api import WorkerReset
 
 from .._dialect import Asked, Piece
 from .._dialects import LAST_CHUNK, framed
+from .._fake import Behaviour
 from .._reply import Ending, Reply
+from .._toxics import Toxic, ToxicKind
 from ._bench import PIECES, Bench, outcome
 from ._check import Trial, check, require
+
+TOKENS = 20
+BREAKING: tuple[ToxicKind, ...] = ("timeout", "reset", "limit_data")
+TOXICS: tuple[ToxicKind, ...] = ("latency", "bandwidth", "slow_close", "slicer", *BREAKING)
 
 _WAYS: tuple[Ending, ...] = ("close", "reset")
 
@@ -70,6 +76,25 @@ async def not_sent_again(trial: Trial) -> None:
         async with bench.meeting(bench.script(counted)) as (adapter, _):
             await outcome(adapter, bench.task())
         require(tasks == 1, f"a task that failed was sent {tasks} times; retries are the host's")
+
+
+@check("cuts.toxics")
+async def toxics(trial: Trial) -> None:
+    """Whatever a network does to an answer, it is whole or a failure, be it late, slow, sliced, cut or reset."""
+    bench = trial.bench
+    for kind in TOXICS:
+        for after in (0, 150, 2500):
+            toxic = Toxic(kind=kind, after=after, seconds=0.001, rate=1_000_000, size=97)
+            async with bench.meeting(bench.fake(Behaviour(tokens=TOKENS, toxics=(toxic,)))) as (adapter, _):
+                seen = await outcome(adapter, bench.task(max_tokens=TOKENS))
+            said = "".join(f"{bench.task().prompt}.{number} " for number in range(TOKENS))
+            what = f"an answer under {kind} after {after} bytes"
+            require(said.startswith(seen.text), f"{what} is told as {seen.text!r}")
+            if seen.error is None:
+                require(seen.end is not None and seen.text == said, f"{what} was taken for a success: {seen}")
+            else:
+                _is_reset(seen.error, what, str(seen))
+                require(kind in BREAKING, f"{what} is only late, and failed: {seen}")
 
 
 def _phases(bench: Bench) -> Iterator[tuple[str, Callable[[Asked], tuple[bytes, ...]]]]:
