@@ -195,7 +195,7 @@ class DropsExtra(Twisted):
         return replace(task, extra={})
 
 
-@breaks("cuts.phases")
+@breaks("cuts.phases", "cuts.toxics")
 class BlamesTheEngine(Twisted):
     def failed(self, error: WorkerError, seen: list[TokenEvent]) -> Any:
         early = isinstance(error, WorkerReset) and not tokens_of(seen)
@@ -216,7 +216,7 @@ class TakesEightTokensForAll(Twisted):
         return (End(None, None, "stop"),) if enough else error
 
 
-@breaks("cuts.tokens_kept")
+@breaks("cuts.tokens_kept", "cuts.toxics")
 class MakesUpAToken(Twisted):
     async def stream(self, task: TaskRequest) -> Any:
         seen = []
