@@ -1,7 +1,9 @@
 """What a certificate says, how it is published, and the table over several."""
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from llama_orch_adapter_api import AdapterSpec
 from llama_orch_adapter_testkit.conformance import Certificate, Result, certificate_schema, certify, table
 from llama_orch_adapter_testkit.conformance._certificate import Status, verdict_of
+from llama_orch_adapter_testkit.conformance._check import every_check
+from llama_orch_adapter_testkit.conformance._suite import Subject
 
 from .twisted import DIALECT, Twisted, spec_of  # type: ignore[import-not-found]  # test folders are no packages
 
@@ -148,3 +152,24 @@ def test_the_table_from_files(tmp_path: Path):
     assert told.stdout == table([one])
     assert msgspec.json.decode(schema.stdout) == certificate_schema()
     assert (lost.returncode, lost.stderr.split(":")[0]) == (2, "usage")
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (lambda: asyncio.sleep(9), "it was not over after 0.2 s"),
+        (lambda: asyncio.wait_for(asyncio.sleep(9), 0.01), "TimeoutError: "),
+    ],
+    ids=["hangs", "its own limit"],
+)
+def test_what_hangs_is_not_waited_for(raised: Callable[[], Awaitable[Any]], reason: str):
+    """A check that hangs is ended by the suite's limit and says so; a limit of the adapter's own is its own failure."""
+
+    class Hangs(Twisted):  # type: ignore[misc]  # the base is not typed there
+        async def health(self) -> Any:
+            return await raised()
+
+    subject = Subject(spec_of(Hangs), DIALECT, lambda url: {"url": url}, {}, limit=0.2)
+    (ready,) = [one for one in every_check() if one.id == "health.ready"]
+
+    assert subject.run(ready).reason.startswith(reason)

@@ -18,7 +18,7 @@ from .._dialects import LAST_CHUNK, framed
 from .._engine import LoopbackEngine
 from .._reply import Reply
 from ._bench import PIECES, PROMPT, Bench, Outcome, outcome
-from ._check import Trial, check, require
+from ._check import Broken, Trial, check, require
 
 WAIT = 7.0
 """Seconds."""
@@ -61,8 +61,7 @@ def failed(seen: Outcome, wanted: Meaning, what: str) -> WorkerError:
     """The error of a task, which is to mean that; its flags are those of the taxonomy's table."""
     error = seen.error
     if error is None:
-        require(False, f"{what} was taken for a success: {seen}")  # noqa: FBT003  # it is not kept
-        raise AssertionError
+        raise Broken(f"{what} was taken for a success: {seen}")
     told = Meaning(type(error), error.detail)
     require(told == wanted, f"{what} is told as {told}, it is to be {wanted}: {error}")
     flags = wanted.kind.verdicts[wanted.detail]

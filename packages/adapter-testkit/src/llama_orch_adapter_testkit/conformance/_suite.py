@@ -84,11 +84,13 @@ class Subject:
 
     async def _judged(self, one: Check) -> None:
         try:
-            async with asyncio.timeout(self.limit):
+            async with asyncio.timeout(self.limit) as timer:
                 if one.group != REQUIRED:
                     await self._opted_in(one.group)
                 await one.run(self)
         except TimeoutError as late:
+            if not timer.expired():
+                raise
             raise Broken(f"it was not over after {self.limit:g} s: the adapter waits for what does not come") from late
 
     async def _opted_in(self, group: str) -> None:
