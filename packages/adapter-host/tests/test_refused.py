@@ -60,7 +60,7 @@ async def test_a_stopping_host_tells_of_whom_it_refuses():
 
 @virtual
 async def test_a_duplicate_leaves_the_running_one_alone():
-    """Battery 11: a task under a running one's id has a record of its own, and no end is told that is not the one's."""
+    """Battery 11: a task under a running one's id has a record and an event of its own, which end nothing of it."""
     async with host_of(Words()) as host:
         request = task()
         stream = await host.submit("pool", request)
@@ -69,11 +69,14 @@ async def test_a_duplicate_leaves_the_running_one_alone():
         running = record_of(host, request)
 
         assert isinstance(error, AdapterError)
-        assert (error.detail, ends, running is stream.record, running.ending) == ("duplicate_task", [], True, None)
+        assert (error.detail, running is stream.record, running.ending) == ("duplicate_task", True, None)
+        assert [(told.task_id, told.ending, told.detail, told.refused) for told in ends] == [
+            (request.task_id, "failed", "duplicate_task", True)
+        ]
         assert isinstance(error.record, FlightRecord)
         assert (error.record.detail, error.record.attempts) == ("duplicate_task", [])
         assert (await drained(stream))[-1] == end(3)
-        assert [told.ending for told in ends] == ["ok"]
+        assert [(told.ending, told.refused) for told in ends[1:]] == [("ok", False)]
         assert record_of(host, request).ending == "ok"
 
 

@@ -87,7 +87,7 @@ class TaskEnded(TaskEvent, frozen=True, kw_only=True, tag="end"):
     """A task has its outcome. `replica_id` and `engine` are of the last attempt, None where there was none.
 
     `phase` is where it was when it ended. `error_kind` and `detail` are set where it failed. `first_token` is since the
-    last attempt began.
+    last attempt began. One that was `refused` was never taken in; where its id runs, that task runs on.
     """
 
     ending: Ending
@@ -107,6 +107,7 @@ class TaskEnded(TaskEvent, frozen=True, kw_only=True, tag="end"):
     detail: str | None = None
     message: str | None = None
     retry_after: float | None = None
+    refused: bool = False
 
 
 class EngineIdle(TaskEvent, frozen=True, kw_only=True, tag="idle"):

@@ -329,12 +329,11 @@ class AdapterHost(Changes):
         return call
 
     def _refuse(self, pool_id: str, task: TaskRequest, error: WorkerError) -> None:
-        """Note and tell that a task was not taken in; where its id runs, nothing is told that would end that one."""
+        """Note and tell that a task was not taken in."""
         error.record = record = FlightRecord.of(task, pool_id)
         record.ended(error, "queue", 0.0)
         self._ledger.refused(record)
-        if self._ledger.live(task.task_id) is None:
-            Teller(self._bus).ended(task, record, None, error)
+        Teller(self._bus).ended(task, record, None, error, refused=True)
 
     def _policies(self) -> Mapping[str, RoutePolicy]:
         return self.plugins.routes()

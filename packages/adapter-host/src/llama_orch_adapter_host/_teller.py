@@ -106,9 +106,15 @@ class Teller:
             )
 
     def ended(
-        self, task: TaskRequest, record: FlightRecord, binding: Binding | None, outcome: End | WorkerError
+        self,
+        task: TaskRequest,
+        record: FlightRecord,
+        binding: Binding | None,
+        outcome: End | WorkerError,
+        *,
+        refused: bool = False,
     ) -> None:
-        """It has its outcome."""
+        """It has its outcome; `refused`: it was never taken in."""
         if not self._wants(TaskEnded):
             return
         info = None if binding is None else binding.info
@@ -132,6 +138,7 @@ class Teller:
                 detail=record.detail,
                 message=record.message,
                 retry_after=outcome.retry_after if isinstance(outcome, WorkerError) else None,
+                refused=refused,
                 **_whose(record, info),
             )
         )

@@ -106,6 +106,26 @@ def test_in_flight_is_a_set():
     assert value("in_flight", pool="chat") == 2
 
 
+def test_a_refused_task_ends_no_other():
+    """ORCH-3604: a task that is refused since its id runs counts as failed, and the one that runs as running."""
+    refused = ended(
+        ending="failed",
+        refused=True,
+        attempts=0,
+        phase="queue",
+        replica_id=None,
+        engine=None,
+        error_kind="ADAPTER",
+        detail="duplicate_task",
+    )
+    value = counted(BOUND, *begun(), refused)
+
+    assert value("in_flight", pool="chat") == 1
+    assert value("tasks_total", pool="chat", outcome="failed") == 1
+    assert value("errors_total", pool="chat", code="ADAPTER", detail="duplicate_task") == 1
+    assert value("tokens_in_total", **REPLICA) in {None, 0}
+
+
 @pytest.mark.parametrize("now", ["ready", "busy", "loading", "down", "on fire"])
 def test_health(now: str):
     """Of a replica's states the one it is in is 1 and the others are 0; an unknown one is "other" (ORCH-3604)."""

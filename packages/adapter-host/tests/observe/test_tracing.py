@@ -210,6 +210,15 @@ def test_no_span_stays_open(traced: Traced):
     assert not traced.tracing._open
 
 
+def test_a_refused_task_ends_no_others_span(traced: Traced):
+    """ORCH-3604: a task that is refused since its id runs leaves the spans of the one that runs open."""
+    traced.tell(*begun(), ended(ending="failed", refused=True, attempts=0))
+    assert traced.exporter.get_finished_spans() == ()
+    traced.tell(ended())
+
+    assert {(span.attributes or {})["llama_orch.outcome"] for span in traced.exporter.get_finished_spans()} == {"ok"}
+
+
 def test_an_attempt_that_was_not_ended_is(traced: Traced):
     """A new attempt ends the one before it."""
     traced.tell(*begun(), second_attempt(), ended())

@@ -107,9 +107,10 @@ class Metrics(Collector):
             live.pool.submit["ok"].observe(event.total)
 
     def _ended(self, event: TaskEnded) -> None:
-        live = self._live.pop(event.task_id, None)
+        live = None if event.refused else self._live.pop(event.task_id, None)
         pool, first_token = (self._pool(event.pool_id), None) if live is None else (live.pool, live.first_token)
-        pool.live.discard(event.task_id)
+        if not event.refused:
+            pool.live.discard(event.task_id)
         pool.tasks[event.ending] += 1
         if event.ending == "cancelled":
             pool.cancels[event.phase if event.phase in PHASES else OTHER] += 1

@@ -135,7 +135,7 @@ class Tracing:
                 _write(spans.attempt, {"gen_ai.response.time_to_first_chunk": event.duration})
 
     def _ended(self, event: TaskEnded) -> None:
-        spans = self._open.pop(event.task_id, None)
+        spans = None if event.refused else self._open.pop(event.task_id, None)
         if spans is None:
             return
         outcome: Attributes = {
