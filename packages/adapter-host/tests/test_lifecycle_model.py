@@ -228,9 +228,9 @@ class Lifecycle(RuleBasedStateMachine):
         some = [each for each in self.model.current if each[0] == pool and self.model.takes(each)]
         if not some or (pinned and place not in some):
             with pytest.raises(PoolUnavailable):
-                self.run(self.host.submit(pool, request)._run())
+                self.run(self.host._submit(pool, request))
             return
-        stream = self.run(self.host.submit(pool, request)._run())
+        stream = self.run(self.host._submit(pool, request))
         attempt = stream.record.attempts[-1]
         served = pool, attempt.replica.split("/")[1]
 

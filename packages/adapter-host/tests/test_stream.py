@@ -16,15 +16,9 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     moment,
     now,
     task,
+    turns,
     virtual,
 )
-
-
-async def turns(count: int) -> None:
-    """Let the loop go round so often, in no time."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
 
 CANCELLED = End(None, None, "cancelled")
 
@@ -183,17 +177,29 @@ async def test_a_submission_that_fails_leaves_nothing_to_close():
         await submission.__aexit__(None, None, None)
 
 
-def test_a_submission_that_nobody_awaits_is_nothing():
-    """Calling `submit` alone sends nothing, and warns of nothing when it is dropped."""
-    adapter = Words()
+def test_a_submission_that_nobody_awaits_warns():
+    """ORCH-3601: calling `submit` alone sends nothing, and warns when it is dropped, naming the pool and the task."""
+    adapter, request = Words(), task()
     host = host_of(adapter)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        host.submit("pool", task())
-        gc.collect()
+    with pytest.warns(RuntimeWarning, match=rf"task {request.task_id} was never sent to pool 'pool'"):
+        host.submit("pool", request)
 
     assert adapter.begun == 0
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+@virtual
+async def test_a_submission_that_was_begun_warns_of_nothing(awaited: bool):
+    """ORCH-3601: one that was awaited or entered, were it refused, is dropped without a word."""
+    async with host_of(Words()) as host:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            submission = host.submit("nowhere", task())
+            with pytest.raises(PoolUnavailable):
+                await (submission if awaited else submission.__aenter__())
+            del submission
+            gc.collect()
 
 
 @virtual

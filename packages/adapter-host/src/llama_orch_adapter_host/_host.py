@@ -173,7 +173,7 @@ class AdapterHost(Changes):
 
         Raises `WorkerError`; with `task.deadline_ms` counting from the await.
         """
-        return Submission(lambda: self._submit(pool_id, task))
+        return Submission(self._submit, pool_id, task)
 
     async def _submit(self, pool_id: str, task: TaskRequest) -> TokenStream:
         """The whole life of a call: admit → retry → route → breaker → adapter → first token."""

@@ -1,10 +1,11 @@
 """What a caller holds: the stream of one task, and the submission that becomes it."""
 
+import warnings
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Self
 
 import msgspec
-from llama_orch_adapter_api import End, Started, Token, TokenEvent
+from llama_orch_adapter_api import End, Started, TaskRequest, Token, TokenEvent
 
 from ._call import Call
 from ._flight import Flight, cancelled
@@ -33,12 +34,11 @@ class TokenStream:
     - the caller leaves `async with`, calls `aclose()`, drops the stream or is cancelled itself: the engine stops.
     """
 
-    __slots__ = ("__weakref__", "_call", "_flight", "_loop")
+    __slots__ = ("__weakref__", "_call", "_flight")
 
     def __init__(self, call: Call, flight: "Flight | Grounded") -> None:
         self._call = call
         self._flight = flight
-        self._loop = call.loop
 
     @property
     def task_id(self) -> str:
@@ -99,12 +99,12 @@ class TokenStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        await self.aclose()
+    def __aexit__(self, kind: object, error: object, trace: object) -> Coroutine[Any, Any, None]:
+        return self.aclose()
 
     def __del__(self) -> None:
-        if not self._flight.gone and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._flight.abandon)
+        if not self._flight.gone and not self._call.loop.is_closed():
+            self._call.loop.call_soon_threadsafe(self._flight.abandon)
 
 
 class Grounded:
@@ -129,25 +129,43 @@ class Grounded:
         """Nothing runs."""
 
 
+Send = Callable[[str, TaskRequest], Coroutine[Any, Any, TokenStream]]
+"""Sends a task to a pool and gives its stream."""
+
+
 class Submission:
     """A task about to be sent: `await` it for its stream, or enter it, which also closes the stream on leaving.
 
-    Either returns at the first token (or the end), so that everything that can be retried is raised there.
+    Either returns at the first token (or the end), so that everything that can be retried is raised there. One that
+    is dropped before was sent to nobody, and warns of it as a coroutine does that was never awaited.
     """
 
-    __slots__ = ("_run", "_stream")
+    __slots__ = ("_pool_id", "_send", "_stream", "_task", "_used")
 
-    def __init__(self, run: Callable[[], Coroutine[Any, Any, TokenStream]]) -> None:
-        self._run = run
+    def __init__(self, send: Send, pool_id: str, task: TaskRequest) -> None:
+        self._send = send
+        self._pool_id = pool_id
+        self._task = task
+        self._used = False
         self._stream: TokenStream | None = None
 
     def __await__(self) -> Generator[Any, None, TokenStream]:
-        return self._run().__await__()
+        self._used = True
+        return self._send(self._pool_id, self._task).__await__()
 
     async def __aenter__(self) -> TokenStream:
-        self._stream = await self._run()
-        return self._stream
+        self._used = True
+        self._stream = stream = await self._send(self._pool_id, self._task)
+        return stream
 
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
+    def __aexit__(self, kind: object, error: object, trace: object) -> Coroutine[Any, Any, None]:
+        return Grounded().stop() if self._stream is None else self._stream.aclose()
+
+    def __del__(self) -> None:
+        if not self._used:
+            warnings.warn(
+                f"task {self._task.task_id} was never sent to pool {self._pool_id!r} · await the submit, or enter it",
+                RuntimeWarning,
+                stacklevel=2,
+                source=self,
+            )
