@@ -10,6 +10,7 @@ from llama_orch_adapter_host._call import Call
 from llama_orch_adapter_host._events import HostEvent, TaskAdmitted, TaskEnded
 from llama_orch_adapter_host._flight import Flight
 from llama_orch_adapter_host._routes import Pick
+from llama_orch_adapter_host._teller import Teller
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
@@ -48,7 +49,7 @@ class Desk:
         likeness = bound()
         self.binding = Binding(likeness.info, replica or Replica(), likeness.timeouts, likeness.gate)
         self.pool = pool_of(self.binding)
-        self.call = Call(task(**facts), self.pool, bus, self.over.append, self.pushed_back.append)
+        self.call = Call(task(**facts), self.pool, Teller(bus), self.over.append, self.pushed_back.append)
 
     def board(self) -> Flight:
         return self.call.board(Pick(self.binding, "it was asked for"), self.binding.gate.enter(now()), 0.0)

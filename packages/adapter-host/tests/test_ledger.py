@@ -6,6 +6,7 @@ from llama_orch_adapter_host._bus import Bus
 from llama_orch_adapter_host._call import Call
 from llama_orch_adapter_host._ledger import REMEMBERED, Ledger
 from llama_orch_adapter_host._pool import Pool
+from llama_orch_adapter_host._teller import Teller
 
 from .adapters import end, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
 from .replicas import bound, pool_of  # type: ignore[import-not-found]  # as above
@@ -13,7 +14,7 @@ from .replicas import bound, pool_of  # type: ignore[import-not-found]  # as abo
 
 def begun(ledger: Ledger, request: TaskRequest, pool: Pool) -> Call:
     ledger.check("pool", request)
-    call = Call(request, pool, Bus(), ledger.end, lambda _: None)
+    call = Call(request, pool, Teller(Bus()), ledger.end, lambda _: None)
     ledger.begin(call)
     return call
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from llama_orch_adapter_api import BindingInfo, PoolUnavailable, ReplicaView, RoutePolicy, TaskRequest
 from llama_orch_adapter_host import PoolPolicy
@@ -87,7 +88,7 @@ def test_a_pinned_task_goes_where_it_is_pinned():
 
     assert table.route(task(replica_id="1", session_id="s")) == ("pool/1", "the task is pinned to it")
     pool = table.registry.pool("pool")
-    failed = NOW._replace(without=(pool.bindings["1"],))
+    failed = msgspec.structs.replace(NOW, without=(pool.bindings["1"],))
     assert table.router.others(pool, task(replica_id="1"), failed) is False
     table.registry.put(bound("1"))
     assert table.router.others(pool, task(replica_id="1"), failed) is True  # its next generation

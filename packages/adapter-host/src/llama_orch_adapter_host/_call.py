@@ -11,7 +11,6 @@ from llama_orch_adapter_api import BindingInfo, End, InternalError, Phase, TaskR
 
 from ._binding import Binding
 from ._breaker import Permit
-from ._bus import Bus
 from ._flight import Flight, cancelled
 from ._outcome import EFFECTS, meaning_of
 from ._pool import Pool
@@ -30,12 +29,14 @@ class Call:
     __slots__ = (
         "__weakref__",
         "_alarm",
+        "_attempt",
         "_began",
-        "_bus",
+        "_boarded_at",
         "_deadline",
+        "_followed",
         "_on_over",
         "_on_push_back",
-        "_seat",
+        "_permit",
         "_stale_before",
         "_tell",
         "binding",
@@ -51,7 +52,7 @@ class Call:
         self,
         task: TaskRequest,
         pool: Pool,
-        bus: Bus,
+        tell: Teller,
         on_over: Callable[["Call"], None],
         on_push_back: Callable[[Binding], None],
         *,
@@ -63,32 +64,33 @@ class Call:
         self.binding: Binding | None = None  # the latest one that was asked
         self.outcome: End | WorkerError | None = None
         self.record = FlightRecord.of(task, pool.id)
-        self._tell = Teller(bus)
-        self._bus = bus
+        self._tell = tell
         self._on_over = on_over
         self._on_push_back = on_push_back
         self.loop = loop or asyncio.get_running_loop()
         self._began = self.loop.time()
         self._deadline = None if task.deadline_ms is None else self._began + task.deadline_ms / 1000
-        self._seat: _Seat | None = None  # of the attempt that runs
+        self._permit: Permit | None = None  # of the attempt that runs
+        self._attempt: AttemptRecord | None = None  # the latest one
+        self._boarded_at = 0.0  # when that began
         self._stale_before = False
         self._alarm: asyncio.Future[None] | None = None  # ends a back-off before its time
         pool.live.add(self)
-        self._tell.admitted(task, self.record)
+        self._followed = tell.admitted(task, self.record)
 
     @property
     def phase(self) -> Phase:
         """Where the task is; in a back-off it waits as in a queue."""
-        return "queue" if self._seat is None or self.flight is None else self.flight.phase
+        return "queue" if self._permit is None or self.flight is None else self.flight.phase
 
     @property
     def boarded(self) -> Binding | None:
         """The replica that has the task now."""
-        return None if self._seat is None else self._seat.binding
+        return None if self._permit is None else self.binding
 
     def now(self) -> float:
         """The loop's clock; until the first attempt has begun, the moment at which the task was taken in."""
-        return self.loop.time() if self.record.attempts else self._began
+        return self._began if self._attempt is None else self.loop.time()
 
     def left(self, now: float) -> float:
         """Seconds until its deadline, infinite without one."""
@@ -99,7 +101,7 @@ class Call:
         began = self.now()
         self.binding = binding = pick.binding
         info = binding.info
-        record = AttemptRecord(
+        self._attempt = attempt = AttemptRecord(
             replica=binding.replica,
             engine=info.engine,
             generation=info.generation,
@@ -108,12 +110,12 @@ class Call:
             began_after=began - self._began,
             backoff=backoff,
         )
-        self._seat = _Seat(binding, permit, began, record)
-        self.record.attempts.append(record)
-        self._tell.begun(self.record, info)
+        self._permit, self._boarded_at = permit, began
+        self.record.attempts.append(attempt)
+        if self._followed:
+            self._tell.begun(self.record, info)
         try:
-            number = len(self.record.attempts)
-            self.flight = Flight(self._sent(began), binding, self._landed, number, loop=self.loop, began=began)
+            self.flight = Flight(self._sent(began), binding, self._landed, loop=self.loop, began=began)
         except WorkerError as error:
             self._unseat(error, began)
             raise
@@ -124,7 +126,7 @@ class Call:
 
     def _sent(self, now: float) -> TaskRequest:
         """The task as the adapter gets it: in the trace of this attempt, with what is left of its deadline."""
-        task = self._bus.traced(self.task)
+        task = self._tell.traced(self.task)
         if self._deadline is not None and now > self._began:
             task = msgspec.structs.replace(task, deadline_ms=max(1, math.ceil(self.left(now) * 1000)))
         return task
@@ -137,14 +139,15 @@ class Call:
 
     def committed(self) -> None:
         """The first token is in: from now on the task is never sent again."""
-        seat = self._seat
-        if seat is None:  # it ended without one
+        permit, attempt, binding = self._permit, self._attempt, self.binding
+        if permit is None or attempt is None or binding is None:  # it ended without one
             return
         now = self.loop.time()
-        took = seat.record.first_token = now - seat.began
-        seat.binding.gate.breaker.first_token(seat.permit, now)
+        took = attempt.first_token = now - self._boarded_at
+        binding.gate.breaker.first_token(permit, now)
         self.pool.first_token.add(took)
-        self._tell.first_token(self.record, seat.binding.info, took, now - self._began)
+        if self._followed:
+            self._tell.first_token(self.record, binding.info, took, now - self._began)
 
     def failed(self, backoff: float) -> None:
         """The latest attempt failed, and another one follows after `backoff` seconds."""
@@ -213,43 +216,31 @@ class Call:
         else:  # the caller was cancelled
             self.finish(cancelled())
 
-    def _landed(self, flight: Flight) -> None:
+    def _landed(self, flight: Flight, now: float) -> None:
         """A flight has its outcome. A failure before the first token may not be the task's."""
         ending = flight.outcome
         assert ending is not None  # noqa: S101  # else it would not have landed
-        now = self.loop.time()
         self._unseat(ending, now)  # first, so that who is told of the task's end finds its record complete
         if flight.committed or isinstance(ending, End):
             self.finish(ending, flight.phase, now)
 
     def _unseat(self, ending: End | WorkerError, now: float) -> None:
         """The attempt is over: its record and its replica are told what its ending means."""
-        seat, self._seat = self._seat, None
-        assert seat is not None  # noqa: S101  # each attempt ends once
+        permit, attempt, binding = self._permit, self._attempt, self.binding
+        self._permit = None
+        assert permit and attempt and binding  # noqa: S101, PT018  # each attempt ends once
         meaning = meaning_of(ending, stale_before=self._stale_before)
-        seat.record.ended(ending, meaning.outcome, now - seat.began)
-        was = seat.binding.gate.health.belief
-        if seat.binding.gate.left(seat.permit, meaning, ending, now):
-            self._tell.health(seat.binding, was)
+        attempt.ended(ending, meaning.outcome, now - self._boarded_at)
+        was = binding.gate.health.belief
+        if binding.gate.left(permit, meaning, ending, now):
+            self._tell.health(binding, was)
         if isinstance(ending, WorkerError):
-            if seat.binding.gate.ails(ending, self.task):
-                self._tell.ails(seat.binding.info, ending)
+            if binding.gate.ails(ending, self.task):
+                self._tell.ails(binding.info, ending)
             self._stale_before |= meaning.outcome == "stale"
             self.record.resets += meaning.resets
             if EFFECTS[meaning.outcome].readiness != "as_it_was":
-                self._on_push_back(seat.binding)
-
-
-class _Seat:
-    """A running attempt's place."""
-
-    __slots__ = ("began", "binding", "permit", "record")
-
-    def __init__(self, binding: Binding, permit: Permit, began: float, record: AttemptRecord) -> None:
-        self.binding = binding
-        self.permit = permit
-        self.began = began
-        self.record = record
+                self._on_push_back(binding)
 
 
 def _ring(alarm: asyncio.Future[None]) -> None:

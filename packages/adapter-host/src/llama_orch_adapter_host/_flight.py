@@ -9,22 +9,14 @@ dropped. One that hangs in its clean-up is cancelled again.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Protocol
 
-from llama_orch_adapter_api import (
-    AdapterError,
-    DeadlineUnmet,
-    DecodeTimeout,
-    End,
-    Phase,
-    TaskRequest,
-    Token,
-    TokenEvent,
-    WorkerError,
-)
+from llama_orch_adapter_api import End, Phase, TaskRequest, Token, TokenEvent, WorkerError
 
 from ._binding import Binding
+from ._late import overdue, silent
+from ._opening import opened, plugin_error
 
 CLOSE_LIMIT = 0.75
 """Seconds that an adapter may take to let go of a stream; then its clean-up is cancelled."""
@@ -32,12 +24,7 @@ CLOSE_LIMIT = 0.75
 STOP_LIMIT = 1.0
 """Seconds that a stop waits for it, whatever the adapter does."""
 
-_WHERE: dict[Phase, str] = {
-    "connect": "before the engine answered",
-    "first_token": "before the first token",
-    "decode": "while the engine wrote",
-}
-"""By the phase that a deadline passes in."""
+_COMMITS = (Token, End)
 
 _TWO_READERS = "two tasks read one stream; let one of them read it and hand the events on"
 
@@ -50,6 +37,9 @@ def cancelled() -> End:
 class Watched(Protocol):
     """Where flights are looked at until their adapter has let go of them."""
 
+    def over(self, flight: "Flight") -> None:
+        """Its caller has the end: close it soon. Most pull on at once, which closes it for less."""
+
     def discard(self, flight: "Flight") -> None:
         """Look at this one no more."""
 
@@ -59,15 +49,12 @@ class Flight:
 
     __slots__ = (
         "__weakref__",
-        "_began",
         "_cancels",
         "_closed",
         "_closing",
         "_events",
         "_gone",
         "_kept",
-        "_loop",
-        "_next",
         "_on_end",
         "_passed",
         "_seen",
@@ -77,10 +64,10 @@ class Flight:
         "_timer",
         "_told",
         "_waiting",
-        "attempt",
         "binding",
         "committed",
         "gone",
+        "loop",
         "outcome",
         "task",
         "untouched",
@@ -91,24 +78,20 @@ class Flight:
         self,
         task: TaskRequest,
         binding: Binding,
-        on_end: Callable[["Flight"], None],
-        attempt: int = 1,
+        on_end: Callable[["Flight", float], None],
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         began: float | None = None,
     ) -> None:
         self.task = task
-        self.attempt = attempt  # counting from 1
         self.watch: Watched | None = None  # who looks at it now and then
         self.untouched = True  # its caller has pulled nothing yet
         self.binding = binding
         self.committed = False
         self.outcome: End | WorkerError | None = None
         self._on_end = on_end
-        self._loop = loop or asyncio.get_running_loop()
-        self._began = self._loop.time() if began is None else began
-        self._events = _open(binding, task)
-        self._next = self._events.__anext__
+        self.loop = loop or asyncio.get_running_loop()
+        self._events = opened(binding, task)
         self._kept: list[TokenEvent] = []  # what came up to the commit, the last one first
         self._straight = True  # nothing is kept and nothing is over: a pull goes straight to the adapter
         self._told = False
@@ -122,7 +105,7 @@ class Flight:
         self._timer: asyncio.Handle | None = None  # the deadline; after an interruption, the cancellation to come
         self._passed = 0  # events passed on; the sweeper compares it with what it saw last
         self._seen = -1  # nothing it could be: the caller was not waiting
-        self._silent_since = self._began
+        self._silent_since = self.loop.time() if began is None else began
         binding.leases.add(self)
 
     @property
@@ -137,13 +120,12 @@ class Flight:
 
         A task that is cancelled meanwhile ends in nothing but its `End`.
         """
-        kept: list[TokenEvent] = []
+        kept = self._kept
         while not self.committed:
-            kept.append(await self.pull())
-            self.committed = isinstance(kept[-1], Token | End)
-        if isinstance(self.outcome, End) and self.outcome.finish_reason == "cancelled":
-            del kept[:-1]
-        self._kept = kept[::-1]
+            event = await self.pull()
+            kept.append(event)
+            self.committed = isinstance(event, _COMMITS)
+        kept.reverse()
         self._straight = False
 
     async def pull(self) -> TokenEvent:
@@ -152,12 +134,12 @@ class Flight:
             return self._give_kept() if self._kept else await self._tell()
         if self._waiting is not None:
             raise RuntimeError(_TWO_READERS)
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self.loop)
         assert task is not None  # noqa: S101  # a coroutine runs in a task
         self._waiting = task
         self._cancels = task.cancelling()
         try:
-            event = await self._next()
+            event = await anext(self._events)
         except BaseException as error:  # noqa: BLE001  # whatever it is, _fell raises it again or tells the outcome
             return await self._fell(error, task)
         if self.outcome is not None:  # it was interrupted, and the adapter took no notice
@@ -167,6 +149,8 @@ class Flight:
         if type(event) is End:
             self._told = True
             self._settle(event)
+            if self.watch is not None:
+                self.watch.over(self)
         return event
 
     def interrupt(self, outcome: End | WorkerError) -> bool:
@@ -177,9 +161,10 @@ class Flight:
         self._settle(outcome)
         if self._waiting is None:
             self.begin_closing()
-        else:  # not at once: whoever interrupts may be running inside the adapter, in that very task
-            self._timer = self._loop.call_soon(self._insist, self._waiting)
-            self._silent_since = self._loop.time()
+        elif _runs(self._waiting):  # whoever interrupts is inside the adapter: no task may be cancelled where it runs
+            self._timer = self.loop.call_soon(self._insist, self._waiting)
+        else:
+            self._insist(self._waiting)
         return True
 
     async def stop(self) -> None:
@@ -193,7 +178,7 @@ class Flight:
     async def _is_gone(self) -> None:
         """Wait until the adapter has let go; several may."""
         if self._gone is None:
-            self._gone = self._loop.create_future()
+            self._gone = self.loop.create_future()
         await asyncio.shield(self._gone)
 
     def cut(self, error: WorkerError) -> bool:
@@ -208,33 +193,30 @@ class Flight:
     def begin_closing(self) -> None:
         """Close the adapter's iterator in a task of its own, unless that was begun, or a pull is about to do it."""
         if self._closing is None and not self._closed and self._waiting is None:
-            self._closing = self._loop.create_task(self._close())
+            self._closing = self.loop.create_task(self._close())
 
     def arm(self, deadline: float) -> None:
         """End the task at `deadline`, a moment on the loop's clock."""
-        self._timer = self._loop.call_at(deadline, self._overdue)
+        self._timer = self.loop.call_at(deadline, self._overdue)
 
     def check_silence(self, now: float) -> None:
         """Interrupt an engine that is silent for longer than its pool allows, and an adapter that does not let go.
 
-        A caller that does not pull is no engine. One that took the end and pulls no more holds no replica: its stream
-        is closed here, because whoever pulls again at once, as most do, closes it for less.
+        A caller that does not pull is no engine.
         """
         limits = self.binding.timeouts
         if self.outcome is not None:
-            if self._waiting is None:
-                self.begin_closing()
-            elif now - self._silent_since >= CLOSE_LIMIT:
+            if self._waiting is not None and now - self._silent_since >= CLOSE_LIMIT:
                 self._silent_since = now
                 self._insist(self._waiting)
         elif not self.committed:
-            if now - self._began >= limits.first_token:
-                self.interrupt(self._silent("first_token", limits.first_token))
+            if now - self._silent_since >= limits.first_token:
+                self.interrupt(silent("first_token", limits.first_token, self.binding))
         elif self._passed != self._seen:
             self._seen = self._passed if self._waiting is not None else -1
             self._silent_since = now
         elif now - self._silent_since >= limits.idle:
-            self.interrupt(self._silent("idle", limits.idle))
+            self.interrupt(silent("idle", limits.idle, self.binding))
 
     def _give_kept(self) -> TokenEvent:
         self.untouched = False
@@ -290,21 +272,20 @@ class Flight:
             info = self.binding.info
             outcome.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
             outcome.phase = outcome.phase or self.phase
-            outcome.attempts = self.attempt
         if self._timer is not None:
             self._timer.cancel()
-        self._on_end(self)
+        self._silent_since = self.loop.time()
+        self._on_end(self, self._silent_since)
 
     async def _close(self) -> None:
         """Close the adapter's iterator, once: whoever comes first does it."""
         if self._closed:
             return
         self._closed = True
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self.loop)
         assert task is not None  # noqa: S101  # as in pull
         self._waiting = task
         self._cancels = task.cancelling()
-        self._silent_since = self._loop.time()
         try:
             close = getattr(self._events, "aclose", None)
             if close is not None:
@@ -338,48 +319,9 @@ class Flight:
         return failure
 
     def _overdue(self) -> None:
-        phase = self.phase
-        self.interrupt(
-            DeadlineUnmet(
-                f"the deadline of {self.task.deadline_ms} ms passed {_WHERE[phase]} · {self.binding.replica} · "
-                "allow more time, or ask for less",
-                detail=phase,
-            )
-        )
-
-    def _silent(self, limit: str, seconds: float) -> DecodeTimeout:
-        what = "no token came" if limit == "first_token" else "the engine fell silent"
-        return DecodeTimeout(
-            f"{what} for {seconds:g} s · {self.binding.replica} · look at the engine, or raise timeouts.{limit}",
-            detail=limit,
-        )
+        self.interrupt(overdue(self.task, self.phase, self.binding))
 
 
-def plugin_error(binding: Binding, what: str) -> AdapterError:
-    """An adapter broke its contract."""
-    return AdapterError(
-        f"the adapter for {binding.info.engine} {what} · {binding.replica} · report it to the adapter's author",
-        detail="plugin",
-    )
-
-
-def _open(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
-    """The adapter's iterator; a `submit` that is no async generator nor gives an async iterator is told so."""
-    try:
-        events = binding.adapter.submit(task)
-    except WorkerError as error:
-        raise _at(binding, error) from None
-    except Exception as error:
-        raise _at(binding, plugin_error(binding, f"raised {type(error).__name__} in submit()")) from error
-    if hasattr(events, "__anext__"):
-        return events
-    if asyncio.iscoroutine(events):
-        events.close()
-    raise _at(binding, plugin_error(binding, f"gave a {type(events).__name__} from submit(), not an async iterator"))
-
-
-def _at(binding: Binding, error: WorkerError) -> WorkerError:
-    """The error with the places and the phase of a task that never left."""
-    error.phase = error.phase or "queue"
-    info = binding.info
-    return error.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
+def _runs(task: asyncio.Task[object]) -> bool:
+    """Whether a task is running at this moment, which is so for who calls this and whoever started that one eagerly."""
+    return getattr(task.get_coro(), "cr_running", True)

@@ -86,6 +86,9 @@ class AdapterHost(Changes):
         self._registry = self._fleet.registry
         self._router = Router(self._registry, self._policies, self._bus, self._dropped)
         self._ledger = Ledger()
+        self._tell = Teller(self._bus)
+        self._over = self._ledger.end  # a bound method, made once
+        self._hurry = self._fleet.hurry
         self._watch = Watch()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
         self._stopping = False
@@ -324,7 +327,7 @@ class AdapterHost(Changes):
         pool.budget.earn()
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.get_running_loop()
-        call = Call(task, pool, self._bus, self._ledger.end, self._fleet.hurry, loop=self._loop)
+        call = Call(task, pool, self._tell, self._over, self._hurry, loop=self._loop)
         self._ledger.begin(call)
         return call
 
@@ -333,7 +336,7 @@ class AdapterHost(Changes):
         error.record = record = FlightRecord.of(task, pool_id)
         record.ended(error, "queue", 0.0)
         self._ledger.refused(record)
-        Teller(self._bus).ended(task, record, None, error, refused=True)
+        self._tell.ended(task, record, None, error, refused=True)
 
     def _policies(self) -> Mapping[str, RoutePolicy]:
         return self.plugins.routes()

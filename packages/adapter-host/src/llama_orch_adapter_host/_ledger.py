@@ -78,6 +78,6 @@ class Ledger:
 
     def _keep(self, record: FlightRecord) -> None:
         self._ended[record.task_id] = record
-        self._ended.move_to_end(record.task_id)
+        self._ended.move_to_end(record.task_id)  # one that was there keeps its place else
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

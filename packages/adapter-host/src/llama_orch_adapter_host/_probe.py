@@ -7,7 +7,7 @@ from typing import TypeVar
 from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps
 
 from ._binding import Binding
-from ._flight import plugin_error
+from ._opening import plugin_error
 
 T = TypeVar("T")
 

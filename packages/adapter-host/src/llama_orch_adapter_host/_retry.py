@@ -58,7 +58,8 @@ class Budget:
 
     def earn(self) -> None:
         """A new task came."""
-        self.left = min(self._most, self.left + self._earn)
+        if self.left < self._most:
+            self.left = min(self._most, self.left + self._earn)
 
     def spend(self, cost: float) -> bool:
         """Whether there was enough; if so, it is spent."""

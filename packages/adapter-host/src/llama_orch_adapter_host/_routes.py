@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import msgspec
 from llama_orch_adapter_api import ReplicaView, RoutePolicy, TaskRequest
 
 from ._binding import Binding
@@ -32,7 +33,7 @@ class Pick(NamedTuple):
     why: str
 
 
-class Look(NamedTuple):
+class Look(msgspec.Struct, frozen=True):
     """One look at a pool: `now` on the loop's clock, the replicas left out, where chance comes from."""
 
     now: float

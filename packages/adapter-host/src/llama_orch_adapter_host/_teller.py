@@ -30,18 +30,19 @@ class _Whose(TypedDict):
 
 
 class Teller:
-    """Emits the events of one task. Who wants to know that it was admitted follows it to its first token."""
+    """Emits the events of a host's tasks. Who wants to know that one was admitted follows it to its first token."""
 
-    __slots__ = ("_emit", "_followed", "_wants")
+    __slots__ = ("_emit", "_wants", "traced")
 
     def __init__(self, bus: Bus) -> None:
         self._emit = bus.emit
         self._wants = bus.wants
-        self._followed = bus.wants(TaskAdmitted)
+        self.traced = bus.traced
 
-    def admitted(self, task: TaskRequest, record: FlightRecord) -> None:
-        """It was taken in."""
-        if self._followed:
+    def admitted(self, task: TaskRequest, record: FlightRecord) -> bool:
+        """It was taken in; whether it is followed, so that `begun` and `first_token` are to be told."""
+        followed = self._wants(TaskAdmitted)
+        if followed:
             self._emit(
                 TaskAdmitted(
                     workload=task.workload,
@@ -51,22 +52,22 @@ class Teller:
                     **_whose(record),
                 )
             )
+        return followed
 
     def begun(self, record: FlightRecord, info: BindingInfo) -> None:
         """A replica was picked, maybe of a pool that stands in for its own."""
-        if self._followed:
-            attempt = record.attempts[-1]
-            self._emit(
-                AttemptBegun(
-                    replica_id=info.replica_id,
-                    engine=info.engine,
-                    generation=info.generation,
-                    attempt=len(record.attempts),
-                    reason=attempt.why,
-                    waited=attempt.began_after,
-                    **_whose(record, info),
-                )
+        attempt = record.attempts[-1]
+        self._emit(
+            AttemptBegun(
+                replica_id=info.replica_id,
+                engine=info.engine,
+                generation=info.generation,
+                attempt=len(record.attempts),
+                reason=attempt.why,
+                waited=attempt.began_after,
+                **_whose(record, info),
             )
+        )
 
     def advised(self, record: FlightRecord, info: BindingInfo, advice: str) -> None:
         """Its adapter has advice."""
@@ -93,17 +94,16 @@ class Teller:
 
     def first_token(self, record: FlightRecord, info: BindingInfo, duration: float, total: float) -> None:
         """It is committed."""
-        if self._followed:
-            self._emit(
-                FirstToken(
-                    replica_id=info.replica_id,
-                    engine=info.engine,
-                    attempt=len(record.attempts),
-                    duration=duration,
-                    total=total,
-                    **_whose(record, info),
-                )
+        self._emit(
+            FirstToken(
+                replica_id=info.replica_id,
+                engine=info.engine,
+                attempt=len(record.attempts),
+                duration=duration,
+                total=total,
+                **_whose(record, info),
             )
+        )
 
     def ended(
         self,

@@ -1,4 +1,4 @@
-"""One sweeper over all flights, for the limits that would else need a timer per token."""
+"""One sweeper over all flights, for the limits that would else need a timer per token, and one closer of those over."""
 
 import asyncio
 
@@ -13,7 +13,9 @@ class Watch:
 
     def __init__(self) -> None:
         self._flights: dict[Flight, None] = {}  # in the order they came, so that a run can be replayed
+        self._over: dict[Flight, None] = {}  # whose adapter has not let go yet
         self._timer: asyncio.TimerHandle | None = None
+        self._closer: asyncio.Handle | None = None
 
     def add(self, flight: Flight) -> None:
         """Watch a flight until its adapter has let go of it."""
@@ -22,15 +24,28 @@ class Watch:
         if self._timer is None:
             self._arm()
 
+    def over(self, flight: Flight) -> None:
+        """Its caller has the end: close it at the loop's next turn, unless the caller has pulled on by then."""
+        self._over[flight] = None
+        if self._closer is None:
+            self._closer = flight.loop.call_soon(self._close_those_over)
+
     def discard(self, flight: Flight) -> None:
         """Look at this one no more."""
         self._flights.pop(flight, None)
+        self._over.pop(flight, None)
 
     def close(self) -> None:
         """Stop looking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _close_those_over(self) -> None:
+        self._closer = None
+        over, self._over = self._over, {}
+        for flight in over:
+            flight.begin_closing()
 
     def _arm(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
