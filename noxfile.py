@@ -129,7 +129,7 @@ def certify(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"], default=False)
 def simulate(session: nox.Session) -> None:
-    """Live through days of faults on a virtual clock, or replay flight records: nox -s simulate -- --help."""
+    """Live through days of faults and changes on a virtual clock, or replay flight records: nox -s simulate -- -h."""
     install(session, *FROM_DIST, "llama-orch-adapter-host", "llama-orch-adapter-testkit")
     session.run("python", "-m", "tests.simulator", *session.posargs)
 

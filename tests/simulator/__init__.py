@@ -1,1 +1,1 @@
-"""A fleet on a virtual clock: modelled engines with faults drawn by seed, real tasks through the real host, judged."""
+"""A fleet on a virtual clock: modelled engines, faults and changes drawn by seed, real tasks, the real host, judged."""

@@ -26,9 +26,15 @@ State = Literal["up", "gone", "loading", "hung"]
 
 SLOTS = 4
 
+STALE = 0.01
+"""The share of requests that meet a stale connection on a quiet day."""
+
 
 class Engine:
-    """One engine. `speed` divides its pauses; `refuses`, `fails` and `resets` are shares of its requests."""
+    """One engine. `speed` divides its pauses; `refuses`, `fails` and `resets` are shares of its requests.
+
+    `stale` is the share that meets a kept connection which it had closed, so that it never saw them.
+    """
 
     def __init__(self, name: str, rng: random.Random) -> None:
         self.name = name
@@ -39,6 +45,7 @@ class Engine:
         self.refuses = 0.0
         self.fails = 0.0
         self.resets = 0.0
+        self.stale = STALE
         self.context = 8192
         self.running: Counter[str] = Counter()  # by task
         self.most = 0  # copies of one task at once
@@ -88,10 +95,11 @@ class Engine:
 
 
 class SimulatedAdapter(WorkerAdapter):
-    """Speaks to a modelled engine."""
+    """Speaks to a modelled engine. `closed` counts how often each adapter was closed, this one under `number`."""
 
-    def __init__(self, engine: Engine, closed: Counter[str]) -> None:
+    def __init__(self, engine: Engine, number: int, closed: Counter[int]) -> None:
         self.engine = engine
+        self._number = number
         self._closed = closed
 
     async def health(self) -> WorkerHealth:
@@ -123,12 +131,16 @@ class SimulatedAdapter(WorkerAdapter):
 
     async def aclose(self) -> None:
         """Counted."""
-        self._closed[self.engine.name] += 1
+        self._closed[self._number] += 1
 
     async def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         """`max_tokens` tokens at the engine's speed, through whatever it suffers meanwhile."""
         engine, rng = self.engine, self.engine.rng
         await engine.reached()
+        if rng.random() < engine.stale:
+            raise WorkerReset(
+                f"a kept connection was closed · {engine.name}", detail="reset", answered=False, stale_connection=True
+            )
         engine.requests.append((task.task_id, asyncio.get_running_loop().time()))
         if rng.random() < engine.refuses:
             asked = rng.choice((None, rng.uniform(0.5, 5)))

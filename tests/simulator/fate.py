@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .engine import Engine
+from .engine import STALE, Engine
 
 HOUR = 3600.0
 
@@ -26,7 +26,7 @@ def faults(rng: random.Random, engines: int, hours: float, mean: float = HOUR) -
         moment += rng.expovariate(engines / mean)
         if moment >= hours * HOUR:
             return
-        kind = rng.choice(("crash", "crash", "hang", "slow", "overload", "errors", "resets", "blackout"))
+        kind = rng.choice(("crash", "crash", "hang", "slow", "overload", "errors", "resets", "blackout", "stale"))
         yield Fault(moment, rng.randrange(engines), kind, rng.uniform(5, 120))
 
 
@@ -69,6 +69,8 @@ class Fate:
                 self._for_a_while(engine, fault, "fails", 0.6, 0.0)
             case "resets":
                 self._for_a_while(engine, fault, "resets", 0.5, 0.0)
+            case "stale":
+                self._for_a_while(engine, fault, "stale", 0.7, STALE)
 
     def _for_a_while(self, engine: Engine, fault: Fault, what: str, value: float, before: float) -> None:
         set_it: Callable[[Engine, str, float], None] = setattr
