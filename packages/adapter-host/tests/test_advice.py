@@ -37,7 +37,7 @@ async def told(*requests: TaskRequest) -> tuple[list[HostEvent], list[tuple[str,
     async with AdapterHost(plugins=plugins) as host:
         host.bind("pool", "words", {})
         host.observe(events.append)
-        await host._fleet.refresh(host._registry.binding("pool", "0"))
+        await host._fleet.lookout.refresh(host._registry.binding("pool", "0"))
         records = []
         for request in requests:
             async with host.submit("pool", request) as stream:

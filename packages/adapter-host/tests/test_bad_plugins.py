@@ -348,7 +348,7 @@ def test_a_policy_and_advice_that_are_dropped():
     async def serve() -> None:
         async with AdapterHost(plugins=plugins) as host:
             host.bind("pool", "words", {}, policy=PoolPolicy(route="odd"))
-            await host._fleet.refresh(host._registry.binding("pool", "0"))
+            await host._fleet.lookout.refresh(host._registry.binding("pool", "0"))
             for _ in range(5):
                 assert len(await drained(await host.submit("pool", TaskRequest(prompt="go on")))) == 5
 

@@ -231,10 +231,10 @@ async def test_whoever_asks_meanwhile_shares_the_answer():
     replica = Telling(props())
     async with host_of(replica) as host:
         (binding,) = host._registry.all()
-        await asyncio.gather(*(host._fleet.refresh(binding) for _ in range(100)))
+        await asyncio.gather(*(host._fleet.lookout.refresh(binding) for _ in range(100)))
 
         assert replica.props_asked == 1
-        await host._fleet.refresh(binding)
+        await host._fleet.lookout.refresh(binding)
         assert replica.props_asked == 2
 
 

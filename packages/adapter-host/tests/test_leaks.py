@@ -65,7 +65,7 @@ async def test_a_stopped_host_has_no_task_left(pause: float, deaf: bool):
 
     assert left == set()
     assert left_behind(host) == []
-    assert (host._fleet._probers, host._fleet._by_key, host._fleet._errands) == ({}, {}, set())
+    assert (host._fleet.lookout.probers, host._fleet._by_key, host._fleet._errands) == ({}, {}, set())
     await asyncio.sleep(100)
     assert now() - began == pytest.approx(100)
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Self, TypeVar
@@ -32,7 +31,7 @@ from ._changes import Changes
 from ._config import ConfigError, HostConfig
 from ._confirm import confirmed
 from ._disconnect import Client, leaving
-from ._events import HostStopped, HostStopping
+from ._ending import Ending
 from ._file import ConfigFile
 from ._fleet import Fleet
 from ._flight import cancelled
@@ -59,14 +58,11 @@ logger = get_logger(__name__)
 _CLOCK_GRAIN = 1e-6
 """Seconds that a sum of moments may be off."""
 
-_DRAIN_LOOK = 0.05
-"""Seconds between two looks at the streams that are drained."""
-
-_LAST_WORDS = 1.0
-"""Seconds that plugins may take, when the host ends, for what they were told last."""
+_LOOK = 0.05
+"""Seconds between two looks for a task whose client is gone already, and which may be submitted yet."""
 
 
-class AdapterHost(Changes):
+class AdapterHost(Changes, Ending):
     """Finds adapters, binds one per replica, and puts one behaviour around all of them. One per event loop.
 
     Use it as `async with AdapterHost.from_config("pools.toml") as host:`; leaving the block ends every stream.
@@ -88,7 +84,7 @@ class AdapterHost(Changes):
         self._ledger = Ledger()
         self._tell = Teller(self._bus)
         self._over = self._ledger.end  # a bound method, made once
-        self._hurry = self._fleet.hurry
+        self._hurry = self._fleet.lookout.hurry
         self._watch = Watch()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
         self._stopping = False
@@ -189,7 +185,7 @@ class AdapterHost(Changes):
                     if task.deadline_ms is not None:
                         _check_useful(picked.binding, call, now)
                     if picked.binding.advise is not None:
-                        self._fleet.advise(picked.binding, call)
+                        self._fleet.advisers.advise(picked.binding, call)
                     permit = picked.binding.gate.enter(now)
                     flight = call.board(picked, permit, attempt.backoff)
                     self._watch.add(flight)
@@ -233,7 +229,7 @@ class AdapterHost(Changes):
             logger.warning("task %s: asking for its client raised %s; it is watched no more", task_id, told(error))
             return
         while (await self.cancel(pool_id, task_id)).outcome == "unknown":  # noqa: ASYNC110  # not submitted yet
-            await asyncio.sleep(_DRAIN_LOOK)
+            await asyncio.sleep(_LOOK)
 
     def explain(self, task_id: str) -> FlightRecord | None:
         """Which replicas a task was sent to, why, and what each answered; None for one that is unknown or long gone."""
@@ -263,57 +259,7 @@ class AdapterHost(Changes):
             }
         )
 
-    # --- the end
-
-    async def aclose(self, drain: float | None = None) -> None:
-        """Refuse new tasks, let streams run for `drain` seconds (None: as each pool says), end them, close adapters.
-
-        A later call waits for the first to be done, and changes nothing of it. Whoever gives up the first one ends the
-        draining alone, and is back when all is closed. Leaving the host's block is `aclose(drain=0)`.
-        """
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
-            return
-        self._stopping = True
-        loop = asyncio.get_running_loop()
-        cut: Counter[Binding | None] = Counter()
-        draining = loop.create_task(self._drain(drain, cut))
-        self._closing = loop.create_task(self._close(draining, cut))
-        self._bus.emit(HostStopping(flights=len(self._ledger)))
-        for trigger in self._triggers:
-            trigger.close()
-        self._reloads.close()
-        for binding in self._registry.all():
-            self._fleet.refuse(binding, drain)
-        try:
-            await asyncio.shield(self._closing)
-        except asyncio.CancelledError:  # who is tired of draining still leaves nothing open
-            draining.cancel()
-            await asyncio.wait([self._closing])
-            raise
-
     # --- inside
-
-    async def _close(self, draining: asyncio.Task[None], cut: Counter[Binding | None]) -> None:
-        """Once begun it is finished, whoever waits for it. `cut` is how many streams of each were ended meanwhile."""
-        began = asyncio.get_running_loop().time()
-        await asyncio.wait([draining])
-        leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
-        for call in self._ledger.calls():  # the draining was given up
-            cut[call.boarded] += call.interrupt(cancelled())
-        await asyncio.gather(*(lease.stop() for lease in leases))
-        for binding in self._fleet.bindings():
-            if binding.gate.draining:
-                took = asyncio.get_running_loop().time() - began
-                self._fleet.emptied(binding, cut[binding], took, stopping=True)
-        self._watch.close()
-        await self._fleet.close()
-        self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
-        if self._plugins is not None and self._plugins.listening:
-            leave = self._plugins.close if self._owns_plugins else self._plugins.settle
-            await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
-        if self._relay is not None:
-            self._relay.close()
 
     def _admit(self, pool_id: str, task: TaskRequest) -> Call:
         """The task, taken in. Raises what forbids it before an engine is asked."""
@@ -376,21 +322,6 @@ class AdapterHost(Changes):
         for binding, blueprint in zip(bindings, blueprints, strict=True):
             self._fleet.seat(binding, blueprint.policy)
         return bindings
-
-    async def _drain(self, seconds: float | None, cut: Counter[Binding | None]) -> None:
-        """Wait for the running tasks; each is ended after what its pool allows, or after `seconds`, and counted."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while self._ledger:
-            spent = loop.time() - began
-            for call in self._ledger.calls():
-                limit = call.binding.timeouts.drain if seconds is None and call.binding is not None else seconds or 0.0
-                if spent >= limit:
-                    cut[call.boarded] += call.interrupt(cancelled())
-            for binding in self._fleet.bindings():
-                if binding.gate.draining and not binding.leases:
-                    self._fleet.emptied(binding, cut[binding], spent, stopping=True)
-            await asyncio.sleep(_DRAIN_LOOK if self._ledger else 0)
 
 
 def _check_useful(binding: Binding, call: Call, now: float) -> None:

@@ -1,0 +1,101 @@
+"""The part of `AdapterHost` that ends it."""
+
+import asyncio
+from collections import Counter
+
+from ._binding import Binding
+from ._bus import Bus
+from ._events import HostStopped, HostStopping
+from ._fleet import Fleet
+from ._flight import cancelled
+from ._ledger import Ledger
+from ._plugins import Plugins
+from ._relay import Relay
+from ._reload import Reloads
+from ._triggers import Trigger
+from ._watch import Watch
+
+_DRAIN_LOOK = 0.05
+"""Seconds between two looks at the streams that are drained."""
+
+_LAST_WORDS = 1.0
+"""Seconds that plugins may take, when the host ends, for what they were told last."""
+
+
+class Ending:
+    """Refuse, drain, interrupt, close. The host it is a part of sets the attributes."""
+
+    _bus: Bus
+    _fleet: Fleet
+    _ledger: Ledger
+    _reloads: Reloads
+    _triggers: list[Trigger]
+    _watch: Watch
+    _plugins: Plugins | None
+    _owns_plugins: bool
+    _relay: Relay | None
+    _stopping: bool
+    _closing: asyncio.Task[None] | None
+
+    async def aclose(self, drain: float | None = None) -> None:
+        """Refuse new tasks, let streams run for `drain` seconds (None: as each pool says), end them, close adapters.
+
+        A later call waits for the first to be done, and changes nothing of it. Whoever gives up the first one ends the
+        draining alone, and is back when all is closed. Leaving the host's block is `aclose(drain=0)`.
+        """
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+            return
+        self._stopping = True
+        loop = asyncio.get_running_loop()
+        cut: Counter[Binding | None] = Counter()
+        draining = loop.create_task(self._drain(drain, cut))
+        self._closing = loop.create_task(self._close(draining, cut))
+        self._bus.emit(HostStopping(flights=len(self._ledger)))
+        for trigger in self._triggers:
+            trigger.close()
+        self._reloads.close()
+        for binding in self._fleet.registry.all():
+            self._fleet.refuse(binding, drain)
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:  # who is tired of draining still leaves nothing open
+            draining.cancel()
+            await asyncio.wait([self._closing])
+            raise
+
+    async def _close(self, draining: asyncio.Task[None], cut: Counter[Binding | None]) -> None:
+        """Once begun it is finished, whoever waits for it. `cut` is how many streams of each were ended meanwhile."""
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait([draining])
+        leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
+        for call in self._ledger.calls():  # the draining was given up
+            cut[call.boarded] += call.interrupt(cancelled())
+        await asyncio.gather(*(lease.stop() for lease in leases))
+        for binding in self._fleet.bindings():
+            if binding.gate.draining:
+                took = asyncio.get_running_loop().time() - began
+                self._fleet.emptied(binding, cut[binding], took, stopping=True)
+        self._watch.close()
+        await self._fleet.close()
+        self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
+        if self._plugins is not None and self._plugins.listening:
+            leave = self._plugins.close if self._owns_plugins else self._plugins.settle
+            await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
+        if self._relay is not None:
+            self._relay.close()
+
+    async def _drain(self, seconds: float | None, cut: Counter[Binding | None]) -> None:
+        """Wait for the running tasks; each is ended after what its pool allows, or after `seconds`, and counted."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while self._ledger:
+            spent = loop.time() - began
+            for call in self._ledger.calls():
+                limit = call.binding.timeouts.drain if seconds is None and call.binding is not None else seconds or 0.0
+                if spent >= limit:
+                    cut[call.boarded] += call.interrupt(cancelled())
+            for binding in self._fleet.bindings():
+                if binding.gate.draining and not binding.leases:
+                    self._fleet.emptied(binding, cut[binding], spent, stopping=True)
+            await asyncio.sleep(_DRAIN_LOOK if self._ledger else 0)
