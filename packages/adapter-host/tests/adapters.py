@@ -342,12 +342,6 @@ def cancel_now(host: AdapterHost, request: TaskRequest) -> CancelReceipt:
     raise AssertionError("cancel waited for something")
 
 
-async def turns(count: int) -> None:
-    """Let the loop go round so often, in no time."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 def now() -> float:
     return asyncio.get_running_loop().time()
 

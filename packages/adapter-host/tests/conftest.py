@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from llama_orch_adapter_host import Plugin, Plugins
+
+from . import acme as acme_adapter  # type: ignore[import-not-found]  # test folders are no packages
 
 IMPORTS = """
 import msgspec
@@ -58,3 +61,14 @@ def loaded() -> tuple[Plugins, dict[str, list[Plugin]]]:
 def registers(engine: str, api: int = 1) -> str:
     """The source of a hook that registers an engine."""
     return REGISTERS.format(engine=engine, api=api)
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command in an empty folder, with the adapter of acme.py installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    acme_adapter.lay_down(tmp_path, "acme_adapter")
+    monkeypatch.setitem(sys.modules, "acme_adapter", acme_adapter)
+    monkeypatch.chdir(tmp_path)
+    run: Callable[..., Result] = acme_adapter.command
+    return run

@@ -16,9 +16,9 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     moment,
     now,
     task,
-    turns,
     virtual,
 )
+from .streams import turns  # type: ignore[import-not-found]  # as above
 
 CANCELLED = End(None, None, "cancelled")
 

@@ -32,10 +32,10 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     run_many,
     task,
     tokens,
-    turns,
     virtual,
 )
 from .replicas import left_behind  # type: ignore[import-not-found]  # as above
+from .streams import turns  # type: ignore[import-not-found]  # as above
 
 LIMITS = Timeouts(first_token=4, idle=2)
 
