@@ -25,7 +25,7 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     tokens,
     virtual,
 )
-from .streams import CANCELLED  # type: ignore[import-not-found]  # as above
+from .streams import CANCELLED, turns  # type: ignore[import-not-found]  # as above
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,21 @@ async def test_cancelled_while_the_caller_waits_for_a_token():
     assert len(tokens(events)) == 4
     assert events[-1] == CANCELLED
     assert reader.cancelling() == 0
+
+
+@virtual
+async def test_a_cancel_is_at_the_adapter_at_the_next_turn():
+    """Battery 9: no turn of the loop goes by between a cancel and the adapter's clean-up, which closes its socket."""
+    adapter = Words(words=9)
+    async with host_of(adapter) as host:
+        stream = await host.submit("pool", request := task())
+        reader = asyncio.create_task(drained(stream))
+        await asyncio.sleep(0.5)
+        await host.cancel("pool", request.task_id)
+        await turns(1)
+
+        assert adapter.freed == 1
+        assert (await reader)[-1] == CANCELLED
 
 
 @virtual
