@@ -247,8 +247,9 @@ class Flight:
         self._waiting = None
         if self._timer is not None:
             self._timer.cancel()
-        sent, self._sent = self._sent, 0
-        for _ in range(sent):
+        sent = self._sent
+        while self._sent:
+            self._sent -= 1
             task.uncancel()
         if error is None or isinstance(error, Exception) or (sent and isinstance(error, asyncio.CancelledError)):
             return asyncio.CancelledError() if task.cancelling() > self._cancels else None

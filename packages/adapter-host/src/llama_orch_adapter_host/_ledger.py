@@ -77,7 +77,7 @@ class Ledger:
         self._keep(record)
 
     def _keep(self, record: FlightRecord) -> None:
+        self._ended.pop(record.task_id, None)  # one that was there would keep its place
         self._ended[record.task_id] = record
-        self._ended.move_to_end(record.task_id)  # one that was there keeps its place else
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
