@@ -55,6 +55,36 @@ async def test_a_readers_buffer_stays_the_same_object() -> None:
     assert reader._buffer is buffer
 
 
+@pytest.mark.parametrize("pieces", [2, 100])
+@pytest.mark.parametrize("size", [1, 240, 4096])
+async def test_what_waits_may_be_joined(pieces: int, size: int) -> None:
+    """A reader whose pieces were made one before they are taken is left as if it had joined them itself."""
+
+    async def left(*, joined: bool) -> tuple[object, ...]:
+        handler = ResponseHandler(asyncio.get_running_loop())
+        handler.set_response_params(read_bufsize=2**16)
+        handler.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        _, reader = await handler.read()
+        for number in range(pieces):
+            handler.data_received(b"%x\r\n%b\r\n" % (size, bytes([number]) * size))
+        paused, waiting = handler._reading_paused, len(reader._buffer)
+        if joined:
+            whole = b"".join(reader._buffer)
+            reader._buffer.clear()
+            reader._buffer.append(whole)
+        taken = reader._read_nowait(-1)
+        while reader._buffer:  # what the parser held back while the handler was paused
+            taken += reader._read_nowait(-1)
+        assert handler._reading_paused is False
+        return taken, waiting, paused, reader._size, reader._cursor, list(reader._http_chunk_splits or ())
+
+    with_it, without_it = await left(joined=True), await left(joined=False)
+
+    assert with_it == without_it
+    assert with_it[0] == b"".join(bytes([number]) * size for number in range(pieces))
+    assert with_it[2] is (pieces * size > 2**17)
+
+
 async def test_a_waiter_is_told_of_a_failure() -> None:
     """`set_exception` reaches who waits, and what came before it can still be taken."""
     reader = await a_reader()

@@ -3,7 +3,8 @@
 import asyncio
 import io
 import ssl
-from collections.abc import Mapping, Sized
+from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -129,7 +130,7 @@ class Http1Answer:
     `idle` bounds each wait for more of the body, in seconds. It is kept by one timer that looks now and then whether it
     is still the same wait, so that an event sets no timer and reads no clock: aiohttp's own (`sock_read`) is set anew
     with whatever comes, which costs a third of a paced stream. `read` does by itself what aiohttp's `readany` does in
-    two more coroutines (docs/decisions/live-events.md).
+    two more coroutines (docs/decisions/live-events.md), and joins what waits before it is taken, not after.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Http1Answer:
         self._session = session
         self._content = response.content
         no_body = isinstance(response.content, EmptyStreamReader)
-        self._arrived: Sized = () if no_body else response.content._buffer  # noqa: SLF001
+        self._arrived: deque[bytes] = deque() if no_body else response.content._buffer  # noqa: SLF001
         self._where = where
         self._phase: Phase = phase
         self._failure: WorkerError | None = None
@@ -186,6 +187,11 @@ class Http1Answer:
                 self._failure = error_of_exception(broken, self._where, self._phase)
             finally:
                 content._waiter = self._waiter = None  # noqa: SLF001
+        arrived = self._arrived
+        if len(arrived) > 1:  # aiohttp counts them one by one, which costs more than decoding the events in them
+            whole = b"".join(arrived)
+            arrived.clear()
+            arrived.append(whole)
         return content._read_nowait(-1)  # noqa: SLF001  # what came before a failure; public reads raise the failure
 
     def close(self) -> None:
