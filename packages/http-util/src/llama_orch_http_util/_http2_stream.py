@@ -1,8 +1,9 @@
 """One request and its answer on an HTTP/2 connection: what came and was not read, and how it ended."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
 
 import aiohttp
 from llama_orch_adapter_api import Phase, WorkerError
@@ -31,13 +32,11 @@ class Carrier(Protocol):
 
 
 class Exchange:
-    """An `Answer`, once `head` has returned.
+    """What an `Http2Answer` reads, once `head` has returned. Its connection and its timer hold on to it until its end.
 
     What came waits here, at most a window full: the peer is given room again only for what was read. `idle` bounds each
     wait for more, in seconds; one timer looks now and then. Ends by the answer's end, by `fail`, or by `close`.
     """
-
-    http_version = "2"
 
     def __init__(self, carrier: Carrier, number: int, where: str, *, window: int, idle: float) -> None:
         self.number = number
@@ -90,6 +89,10 @@ class Exchange:
                 raise self._setback
             await self._wait()
 
+    def answer(self) -> "Http2Answer":
+        """What whoever asked holds of it."""
+        return Http2Answer(self)
+
     async def read(self) -> bytes:
         """See `Answer`."""
         while not self._parts:
@@ -119,6 +122,12 @@ class Exchange:
         if not self._over:
             self._over = True
             self._carrier.leave(self.number, reset=True)
+
+    def forget(self) -> None:
+        """Nobody holds its answer any more: close it on its loop, whose thread need not be the collector's."""
+        if not self._closed and not self._over:
+            with suppress(RuntimeError):  # the loop is closed, and its sockets with it
+                self._loop.call_soon_threadsafe(self.close)
 
     def began(self, status: int, headers: Mapping[str, str]) -> None:
         """The head is here."""
@@ -177,3 +186,30 @@ class Exchange:
             return
         self._carrier.leave(self.number, reset=True)
         self._end(Setback("broken", aiohttp.SocketTimeoutError()))
+
+
+class Http2Answer:
+    """An `Answer`: what whoever asked holds of an exchange, which is reset when nobody holds it any more."""
+
+    http_version = "2"
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.status = exchange.status
+        self.headers = exchange.headers
+
+    @property
+    def ended(self) -> bool:
+        """See `Answer`."""
+        return self._exchange.ended
+
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        """See `Answer`."""
+        return self._exchange.read()
+
+    def close(self) -> None:
+        """See `Answer`."""
+        self._exchange.close()
+
+    def __del__(self) -> None:
+        self._exchange.forget()

@@ -19,7 +19,7 @@ from ._transport import Answer
 
 if TYPE_CHECKING:
     from ._http2_pool import Http2Origin, Http2Pool
-    from ._http2_stream import Exchange
+    from ._http2_stream import Http2Answer
 
 _UNTOUCHED = "%/:=&?~#+!$,;'@()*[]"
 """What may stand in a path as it is."""
@@ -101,7 +101,7 @@ class Negotiated:
         body: bytes | None,
         *,
         stream: bool,
-    ) -> "Exchange":
+    ) -> "Http2Answer":
         head = [
             (":method", method),
             (":scheme", "https"),
@@ -121,7 +121,7 @@ class Negotiated:
             exchange.close()
             raise
         exchange.phase = "decode" if stream else "first_token"
-        return exchange
+        return exchange.answer()
 
     def _pool(self, origin: "Http2Origin") -> "Http2Pool":
         beside = self._http1.shared().beside
