@@ -81,12 +81,35 @@ def test_no_run_is_repeated(prompt: str, before: str, at: int) -> None:
         assert one_line(run) not in quote(before + run, sent_of("/", msgspec.json.encode(prompt)))
 
 
-def test_words_about_a_large_request_are_not_told() -> None:
-    """A request of more than a megabyte is not looked through: words about it are told if too short to repeat any."""
+class Sent(bytes):
+    """What was sent, and how often it was looked through."""
+
+    scans = 0
+
+    def __contains__(self, form: object) -> bool:
+        self.scans += 1
+        return super().__contains__(form)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [1 << 14, 1 << 17, 1 << 20])
+@pytest.mark.parametrize("words", ["x" * 12 + "y" * 12, "x" * 23 + '"', "x" * 6 + "y" + "x" * 5])
+def test_looking_is_bounded(words: str, size: int) -> None:
+    """Two MiB are looked through at most, however the words are made, and it takes no time (battery 6)."""
+    sent = Sent(b"x" * (size // 2) + b"y" * (size // 2))
+    begun = time.process_time()
+
+    quote(words * 20, sent)
+
+    assert 0 < sent.scans * size <= 2 << 20
+    assert time.process_time() - begun < 0.2
+
+
+def test_words_about_a_large_request_are_cut() -> None:
+    """Where a request is too large to look through, words are told only if too short to repeat any."""
     words = "any word of an engine, longer than a run"
-    assert quote(words, b"x" * (1 << 20)) == words
-    assert quote(words, b"x" * ((1 << 20) + 1)) == ""
-    assert quote("too large", b"x" * ((1 << 20) + 1)) == "too large"
+    assert quote(words, b"x" * (1 << 18)) == words
+    assert quote(words, b"x" * ((2 << 20) + 1)) == "…"
+    assert quote("too large", b"x" * ((2 << 20) + 1)) == "too large"
 
 
 @given(text=st.text(st.characters(), max_size=400))
