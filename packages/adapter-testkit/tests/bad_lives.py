@@ -232,6 +232,7 @@ class RaisesTheSecondTime(Twisted):
         if task_id in self.over:
             raise LookupError(task_id)
         self.over.add(task_id)
+        await super().cancel(task_id)
 
 
 @breaks("cancel.neighbours")

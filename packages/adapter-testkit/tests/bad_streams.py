@@ -1,7 +1,7 @@
 """Adapters that go wrong in what they read, and in what they say of it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from llama_orch_adapter_api import (
@@ -292,7 +292,17 @@ class KeepsTheDeadline(Twisted):
 class CannotEmbed(Twisted):
     workloads = ("embedding",)
 
+    def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        if task.workload == "embedding":
+            raise AdapterError("no", detail="unsupported")
+        return super().submit(task)
+
 
 @breaks("rerank.scores")
 class CannotRerank(Twisted):
     workloads = ("rerank",)
+
+    def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        if task.workload == "rerank":
+            raise AdapterError("no", detail="unsupported")
+        return super().submit(task)

@@ -30,12 +30,12 @@ class DeclaresAll(Twisted):
         known = (await self.props()).capabilities
         path = "/v1/embeddings" if task.workload == "embedding" else "/v1/rerank"
         body = {"model": known.model_id, "input": task.inputs, "documents": task.inputs, "query": task.query}
-        answer = json.loads((await self._http.request("POST", path, body)).body)
+        answer = json.loads((await self.http.request("POST", path, body)).body)
         vectors = [Embedding(each["index"], tuple(each["embedding"])) for each in answer.get("data", ())]
         scores = [Score(each["index"], each["relevance_score"]) for each in answer.get("results", ())]
         yield Started(known.engine, known.engine_version, known.model_id, self.context.replica)
         yield End(None, None, "stop", outputs=(*vectors, *scores))
 
     async def cancel(self, task_id: str) -> None:
-        while task_id in self.mine and IDLE not in (await self._http.get("/metrics")).body:
+        while task_id in self.mine and IDLE not in (await self.http.get("/metrics")).body:
             await asyncio.sleep(0.001)

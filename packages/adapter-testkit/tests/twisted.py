@@ -36,7 +36,7 @@ class Twisted(VllmAdapter):
     def __init__(self, context: AdapterContext) -> None:
         super().__init__(replace(context, http=IMPATIENT))
         self.context = context
-        self._http = _Bent(self._http, self)  # type: ignore[assignment]  # as far as it is used
+        self.http = _Bent(self.http, self)  # type: ignore[assignment]  # as far as it is used
 
     def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         return self.stream(task) if task.workload == "completion" else super().submit(task)

@@ -44,6 +44,8 @@ class OpenAIDialect:
         if request.method != "POST" or request.path not in (*self.paths, *_OTHERS):
             return None
         body = request.json()
+        if not body:
+            return None  # a question whether there is such a route
         return Asked(
             request.path,
             body,
@@ -159,6 +161,8 @@ class LlamaCppDialect(OpenAIDialect):
                     "build_info": self.version,
                 },
             )
+        if request.method == "POST" and request.path in _OTHERS:
+            return _refusal({"code": 400, "message": "the input is missing", "type": "invalid_request_error"})
         if request.route != ("GET", "/slots"):
             return None
         if "fail_on_no_slot" in request.query and load.running >= load.slots:
