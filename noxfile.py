@@ -22,7 +22,7 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # a Python that is not there is skipped, and the summary says so
-nox.options.sessions = ["lint", "types", "imports", "tests", "cross"]
+nox.options.sessions = ["lint", "types", "imports", "tests", "cross", "engines-llamacpp"]
 
 
 def install(session: nox.Session, *requirements: str) -> None:
@@ -97,7 +97,23 @@ def tests(session: nox.Session, package: str) -> None:
 def cross(session: nox.Session) -> None:
     """Test all packages together, extras and a real engine included."""
     install(session, *FROM_DIST, *everything(), *GROUPS["tests"], *GROUPS["cross"])
-    pytest(session, "tests", *session.posargs)
+    pytest(session, "tests", "--ignore", "tests/engines", *session.posargs)
+
+
+@nox.session(name="engines-llamacpp", requires=["wheels"])
+def engines_llamacpp(session: nox.Session) -> None:
+    """Test a real llama.cpp through the host: cancels, failures, the same tokens for the same seed."""
+    install(session, *FROM_DIST, *everything(), *GROUPS["tests"], *GROUPS["cross"])
+    pytest(session, "tests/engines", "-s", *session.posargs, ENGINE="llamacpp")
+
+
+@nox.session(name="engines-vllm", requires=["wheels"], default=False)
+def engines_vllm(session: nox.Session) -> None:
+    """Test a real vLLM on the CPU in the same way; the first run installs it, 3.4 GB, in an environment of its own."""
+    install(session, *FROM_DIST, *everything(), *GROUPS["tests"], *GROUPS["cross"])
+    vllm = session.cache_dir / "vllm"
+    session.run("python", "-P", "tests/engines/prepare_vllm.py", str(vllm))
+    pytest(session, "tests/engines", "-s", *session.posargs, ENGINE="vllm", VLLM=str(vllm))
 
 
 @nox.session(requires=["wheels"], default=False)
