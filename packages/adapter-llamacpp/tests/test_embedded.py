@@ -57,6 +57,7 @@ def children():
     return "a child"
 
 async def main(cancel):
+    asyncio.get_running_loop().slow_callback_duration = 60  # on a busy machine a callback may take its time
     model, me = pathlib.Path(sys.argv[1]), asyncio.current_task()
     loading = lambda _: me.cancel() if cancel else None
     try:

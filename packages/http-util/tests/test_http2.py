@@ -144,7 +144,7 @@ async def test_readers_that_stall(stalled: int, tmp_path: Path) -> None:
         streams = [await block.__aenter__() for block in blocks]
         await until(lambda: len(sent) == stalled and min(sent.values()) >= 3)
         others = await asyncio.gather(*(drained(client) for _ in range(20)))
-        held = [sum(map(len, stream._answer._parts)) for stream in streams]
+        held = [sum(map(len, stream._answer._exchange._parts)) for stream in streams]
         print(f"case 4: {stalled} stalled readers hold {max(held) / KIB:.0f} KiB each; 20 others had all their events")
 
         assert others == [list(range(50))] * 20

@@ -194,11 +194,11 @@ async def test_stalled_readers(stalled: int, nginx: Nginx) -> None:
     async with scene(nginx) as it:
         blocks = [it.client.stream("/flood", {}, RAW) for _ in range(stalled)]
         streams = [await block.__aenter__() for block in blocks]
-        await until(lambda: all(sum(map(len, stream._answer._parts)) > 60_000 for stream in streams))
+        await until(lambda: all(sum(map(len, stream._answer._exchange._parts)) > 60_000 for stream in streams))
         began = now()
         others = await asyncio.gather(*(events_of(it.client, "/tasks") for _ in range(40)))
         took = now() - began
-        held = max(sum(map(len, stream._answer._parts)) for stream in streams)
+        held = max(sum(map(len, stream._answer._exchange._parts)) for stream in streams)
         print(f"case 4, nginx: {stalled} stalled hold {held} bytes each at most; 40 others took {took * 1e3:.0f} ms")
 
         assert others == [EVENTS] * 40
