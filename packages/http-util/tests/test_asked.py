@@ -49,6 +49,7 @@ HEADERS = {
     "no name": {"": CANARY},
     "line end in the name": {"X-A\r\nX-B": CANARY},
 }
+OF_THE_MESSAGE = ["Connection", "content-length", "Expect", "TE", "Transfer-Encoding", "Upgrade"]
 
 
 async def check(errors: list[AdapterError], engine: LoopbackEngine) -> None:
@@ -71,6 +72,13 @@ async def test_a_header_that_cannot_be_sent(headers: object) -> None:
     """A header with a line end, or of another type, is a bad request: it would be two headers."""
     async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
         await check(await refusals(client, headers=headers), engine)
+
+
+@pytest.mark.parametrize("name", OF_THE_MESSAGE)
+async def test_a_header_that_is_not_the_callers(name: str) -> None:
+    """A header that says how a request is sent is a bad request: with two lengths a peer waits, or hangs up."""
+    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+        await check(await refusals(client, headers={name: CANARY}), engine)
 
 
 @pytest.mark.parametrize("path", ["/\ud800", "/a\r\nb", "/\0"])

@@ -42,10 +42,9 @@ async def test_a_bomb_is_not_opened(encoding: str, fail: Fail) -> None:
 @pytest.mark.parametrize(
     ("encoding", "told"), [("br", "br"), ("x\u202e", r"x\u202e"), ("y" * 4000, "y" * 299 + "…"), ("", "")]
 )
-@pytest.mark.parametrize("status", [200, 500])
-async def test_other_encodings(encoding: str, told: str, status: int) -> None:
-    """Any encoding but identity is refused, whatever the status, and told like an engine's words."""
-    reply = Reply.raw(f"HTTP/1.1 {status} X\r\nContent-Encoding: {encoding}\r\nContent-Length: 1\r\n\r\nx".encode())
+async def test_other_encodings(encoding: str, told: str) -> None:
+    """Any encoding but identity is refused, and told like an engine's words."""
+    reply = Reply.raw(f"HTTP/1.1 200 X\r\nContent-Encoding: {encoding}\r\nContent-Length: 1\r\n\r\nx".encode())
     async with answering(reply) as engine, HttpClient(engine.url) as client:
         error = await failure(client)
 
@@ -53,9 +52,20 @@ async def test_other_encodings(encoding: str, told: str, status: int) -> None:
     assert error.message.isprintable()
 
 
-async def test_identity_is_no_encoding() -> None:
+async def test_an_encoded_refusal_is_a_refusal() -> None:
+    """Of an encoded refusal the status and the wait are told: a proxy's push-back is no engine's fault."""
+    head = b"HTTP/1.1 429 Busy\r\nRetry-After: 3\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx"
+    async with answering(Reply.raw(head)) as engine, HttpClient(engine.url) as client:
+        error = await failure(client)
+
+    assert (error.code, error.detail, error.retry_after) == ("POOL_UNAVAILABLE", "overloaded", 3.0)
+    assert not error.engine_fault
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity "])
+async def test_identity_is_no_encoding(encoding: str) -> None:
     """An answer that says it is encoded as itself is taken."""
-    reply = Reply.json(200, {}, headers={"Content-Encoding": "identity"})
+    reply = Reply.json(200, {}, headers={"Content-Encoding": encoding})
     async with answering(reply) as engine, HttpClient(engine.url) as client:
         assert (await client.request("GET", "/health")).status == 200
 

@@ -105,6 +105,26 @@ async def test_a_wrong_authority(tmp_path: Path) -> None:
         assert far.asked == []
 
 
+async def test_headers_mean_the_same(tmp_path: Path) -> None:
+    """A caller's header replaces the one of the same name, in any case; its Host is who is asked for, over both."""
+    headers = {"Host": "engine.example", "user-agent": "mine", "X-Odd": " \xe9 "}
+    seen = []
+
+    async def script(stream: Far) -> None:
+        seen.append({**stream.headers, "host": stream.headers[":authority"]})
+        await answer(stream)
+
+    for version in ("1.1", "2"):
+        config = trusting(tmp_path, http_version=version)
+        async with FarEnd(script) as far, HttpClient(far.url, config) as client:
+            for _ in range(2):
+                await client.request("GET", "/props", headers=headers)
+            seen += [request.headers for request in far.http1_requests]
+
+    assert [(fields["host"], fields["user-agent"]) for fields in seen] == [("engine.example", "mine")] * 4
+    assert {fields["x-odd"].encode("latin-1" if "accept" in fields else "utf-8") for fields in seen} == {b"\xc3\xa9"}
+
+
 async def test_a_stream_is_not_buffered(tmp_path: Path) -> None:
     """Case 1: each event is here before the next one is sent."""
     go = asyncio.Event()

@@ -51,3 +51,42 @@ async def test_connections_are_kept_again_after_a_while():
 
         assert [request.number for request in engine.requests] == [0, 1, 0, 0, 1]
         assert engine.connections_made == 3
+
+
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        b'HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n"evil"',
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["answer", "time is up"],
+)
+async def test_what_comes_unasked_is_nobodys_answer(unasked: bytes):
+    """Battery 26, ORCH-3610: a kept connection on which something came while nobody asked is stale, and let go of."""
+    sent, connections = asyncio.Event(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        if connections == 1:
+            await asyncio.sleep(0.05)
+            writer.write(unasked)
+            sent.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, HttpClient(f"http://{host}:{port}") as client:
+        await client.request("GET", "/health")
+        await sent.wait()
+        await asyncio.sleep(0.05)
+        with pytest.raises(WorkerReset) as raised:
+            await client.request("POST", "/mine", {})
+        mine = await client.request("POST", "/mine", {})
+
+    assert raised.value.stale_connection
+    assert mine.body == b"{}"
+    assert connections == 2

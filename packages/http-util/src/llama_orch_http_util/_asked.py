@@ -12,6 +12,11 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNSENT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """What neither a header nor a path can carry: control characters, and halves of characters."""
 
+_OF_THE_MESSAGE = frozenset({
+    *("connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"),
+})  # fmt: skip
+"""Headers that say how a message is sent, which each version of HTTP does in its own way (RFC 9113 §8.2.2)."""
+
 
 def check_path(path: str, where: str) -> None:
     """Raises `AdapterError` (bad_request) for a path that would lead the request, and its key, to another host."""
@@ -22,12 +27,17 @@ def check_path(path: str, where: str) -> None:
 
 
 def check_headers(headers: Mapping[str, str], where: str) -> None:
-    """Raises `AdapterError` (bad_request) for a header that cannot be sent, such as one with a line end in it."""
+    """Raises `AdapterError` (bad_request) for a header that cannot be sent, such as one with a line end in it.
+
+    So for one that the client itself has to send: the peer would read another request than the one that was meant.
+    """
     for name, value in headers.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise _refused("the name of a header is none", where, "give letters, digits and hyphens")
         if not isinstance(value, str) or _UNSENT.search(value):
             raise _refused(f"header {name} is no text of one line", where, "take out what is no character of a line")
+        if name.lower() in _OF_THE_MESSAGE:
+            raise _refused(f"header {name} says how a request is sent", where, "leave it to the client")
 
 
 def json_of(body: object, where: str) -> bytes | None:

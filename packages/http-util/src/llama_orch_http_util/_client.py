@@ -94,9 +94,9 @@ class HttpClient:
         data = json_of(body, self.where)
         answer = await self._send(method, path, data, headers)
         try:
-            self._check_head(answer, path, data)
             if not 200 <= answer.status < 300:
                 raise await self._refusal(answer, path, data)
+            self._check_encoding(answer, path, data)
             whole = await self._bounded(answer, self._config.max_body)
         finally:
             answer.close()
@@ -130,9 +130,9 @@ class HttpClient:
         data = json_of(body, self.where)
         answer = await self._send("POST", path, data, headers, stream=True)
         try:
-            self._check_head(answer, path, data)
             if answer.status != 200:
                 raise await self._refusal(answer, path, data)
+            self._check_encoding(answer, path, data)
             kind = answer.headers.get("content-type", "no type")
             framing = framing_of(kind, self._config)
             if framing is None:
@@ -169,9 +169,8 @@ class HttpClient:
             headers["Content-Type"] = "application/json"
         return await self._transport.send(method, path, headers, data, stream=stream)
 
-    def _check_head(self, answer: Answer, path: str, data: bytes | None) -> None:
-        encoding = answer.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+    def _check_encoding(self, answer: Answer, path: str, data: bytes | None) -> None:
+        if (encoding := _encoding_of(answer)) is not None:
             words = quote(encoding, sent_of(path, data))
             raise AdapterError(
                 f"the answer is encoded as {words}, which was not asked for · {self.where} · "
@@ -180,6 +179,8 @@ class HttpClient:
             )
 
     async def _refusal(self, answer: Answer, path: str, data: bytes | None) -> WorkerError:
+        if _encoding_of(answer) is not None:
+            return error_of_status(answer.status, answer.headers, b"", self.where)  # nobody reads its body
         try:
             async with asyncio.timeout(_REFUSAL):
                 body = await self._bounded(answer, self._config.max_error_body, cut=True)
@@ -200,6 +201,12 @@ class HttpClient:
             if size > limit:
                 raise AdapterError(f"the answer is larger than {limit} bytes · {self.where}", detail="too_large")
         return b"".join(parts)[:limit]
+
+
+def _encoding_of(answer: Answer) -> str | None:
+    """How the body is encoded, None for not at all; codings have no case (RFC 9110 §8.4.1)."""
+    encoding = answer.headers.get("content-encoding", "identity")
+    return None if encoding.strip().lower() == "identity" else encoding
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

@@ -102,12 +102,13 @@ class Negotiated:
         *,
         stream: bool,
     ) -> "Http2Answer":
+        fields = {name.lower(): value for name, value in (*HEADERS.items(), *headers.items())}
         head = [
             (":method", method),
             (":scheme", "https"),
-            (":authority", self._authority),
+            (":authority", fields.pop("host", self._authority)),
             (":path", quote(self._path + path, safe=_UNTOUCHED) or "/"),
-            *((name.lower(), value) for name, value in {**HEADERS, **headers}.items()),
+            *fields.items(),
         ]
         if body is not None:
             head.append(("content-length", str(len(body))))

@@ -17,10 +17,11 @@ _kept: WeakSet[ResponseHandler] = WeakSet()
 
 
 class Response(aiohttp.ClientResponse):
-    """A response that differs from aiohttp's in four ways.
+    """A response that differs from aiohttp's in five ways.
 
     - A request that said Connection: close is its connection's last, though the answer say Keep-Alive.
     - A body whose framing is broken ends with its connection, instead of never.
+    - A kept connection on which something came unasked is stale: it would be taken for the answer to this request.
     - A connection that ends before the head says whether it was a kept one, and only then aiohttp repeats a GET.
     - A connection is dropped at once, also over TLS, where the peer would be given 30 s to say goodbye.
     """
@@ -31,6 +32,8 @@ class Response(aiohttp.ClientResponse):
         if self.request_info.headers.get("Connection") == "close":
             protocol.force_close()
         kept = protocol in _kept
+        if kept and (protocol._buffer or protocol._tail):  # noqa: SLF001  # the request is only just written
+            raise StaleConnection
         lost = protocol.closed
         if not kept and lost is not None:
             _kept.add(protocol)
