@@ -173,7 +173,7 @@ def test_a_stream_that_nobody_reads_holds_nobody(pipe: Pipe):
     notices = [line for line in written if "the log drops" in line["human"]]
     told = sum(int(line["human"].split()[3]) for line in notices)
     print(f"{dropped} of 1000 records dropped, told in {len(notices)} lines")
-    assert 500 < dropped < 900
+    assert 500 < dropped <= 900
     assert told == handle.dropped == dropped
     assert len(written) - len(notices) == 1000 - dropped
     assert notices[0].keys() == {"timestamp", "level", "logger", "actor", "human"}
