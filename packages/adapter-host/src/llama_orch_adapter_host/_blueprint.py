@@ -100,7 +100,7 @@ class Blueprint(NamedTuple):
         )
         try:
             return self.spec.factory(context)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told = str(error) if isinstance(error, ValueError) else type(error).__name__
             raise ConfigError([f"replica {self.replica}: {told}"]) from error
 

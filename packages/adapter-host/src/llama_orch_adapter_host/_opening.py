@@ -14,7 +14,7 @@ def opened(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         events = binding.adapter.submit(task)
     except WorkerError as error:
         raise _at(binding, error) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _at(binding, plugin_error(binding, f"raised {type(error).__name__} in submit()")) from error
     if hasattr(events, "__anext__"):
         return events

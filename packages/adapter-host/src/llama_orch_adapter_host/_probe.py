@@ -33,28 +33,81 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
     """What the adapter answers, if it is of this kind, or why it does not."""
     info = binding.info
     try:
-        async with asyncio.timeout(PROBE_LIMIT) as limit:
-            answer = await ask(binding.adapter)
+        if binding.unanswered:
+            raise Late
+        answer = await _within(PROBE_LIMIT, lambda: ask(binding.adapter), binding.unanswered)
         if isinstance(answer, kind):
             return answer
         failure: WorkerError = plugin_error(binding, f"answered a {type(answer).__name__}, not a {kind.__name__}")
     except WorkerError as error:
         failure = error
+    except Late:
+        failure = DecodeTimeout(
+            f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
+        )
     except Exception as error:  # noqa: BLE001  # it is a stranger's code, and one replica's trouble alone
-        failure = plugin_error(binding, f"raised {type(error).__name__}, which is no WorkerError")
-        if limit.expired():
-            failure = DecodeTimeout(
-                f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
-            )
+        failure = plugin_error(binding, f"raised {_name(error)}, which is no WorkerError")
     return failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
 
 
 async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> bool:
     """Tell the adapter something; it may take `FAREWELL_LIMIT`. Whether it did it."""
     try:
-        async with asyncio.timeout(FAREWELL_LIMIT):
-            await say()
+        await _within(FAREWELL_LIMIT, say, set())
+    except Late:
+        binding.broke(what, "TimeoutError")
+        return False
     except Exception as error:  # noqa: BLE001  # as above
-        binding.broke(what, type(error).__name__)
+        binding.broke(what, _name(error))
         return False
     return True
+
+
+class Late(Exception):
+    """An adapter has not answered in its time, or still owes the answer before."""
+
+
+class Unruly(Exception):
+    """An adapter ended a call by what would end more than the call: its own cancellation, or SystemExit."""
+
+
+async def _within(
+    limit: float, ask: Callable[[], Awaitable[object]], unanswered: set[asyncio.Future[object]]
+) -> object:
+    """What the adapter answers, in a task of its own: one that ignores its cancellation is waited for no further."""
+    task = asyncio.ensure_future(_tamed(ask))
+    task.add_done_callback(_take)
+    try:
+        await asyncio.wait({task}, timeout=limit)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=FAREWELL_LIMIT)
+        raise
+    finally:
+        if late := not task.done():
+            task.cancel()
+            unanswered.add(task)
+            task.add_done_callback(unanswered.discard)
+            await asyncio.wait({task}, timeout=0)  # most end at once
+    if late:
+        raise Late
+    if task.cancelled():
+        raise Unruly("CancelledError")
+    return task.result()
+
+
+async def _tamed(ask: Callable[[], Awaitable[object]]) -> object:
+    try:
+        return await ask()
+    except SystemExit:
+        raise Unruly("SystemExit") from None  # asyncio would end the loop by it
+
+
+def _take(task: asyncio.Future[object]) -> None:
+    """Take what it failed with, or the loop would log it as never retrieved."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _name(error: Exception) -> str:
+    return str(error) if isinstance(error, Unruly) else type(error).__name__
