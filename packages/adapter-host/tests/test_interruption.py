@@ -1,6 +1,7 @@
 """A task that is cancelled through the host (ORCH-3601)."""
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -181,6 +182,24 @@ async def test_the_canceller_is_the_adapter_before_its_first_token():
         events = await drained(await host.submit("pool", task()))
 
     assert events == [CANCELLED]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks that start eagerly came with Python 3.12")
+@virtual
+async def test_the_canceller_was_started_eagerly_by_the_waiting_task():
+    """Battery 11: a task that the waiting one starts in its own step cancels it, and leaves no stray cancellation."""
+
+    async def canceller(_: object) -> None:
+        eager = asyncio.eager_task_factory(asyncio.get_running_loop(), host.cancel("pool", request.task_id))
+        assert eager.done()
+
+    request = task()
+    async with host_of(Scripted(STARTED, Token("a", 0), canceller, Token("b", 1), end(2))) as host:
+        events = await drained(await host.submit("pool", request))
+        await asyncio.sleep(1)  # a stray one would come here
+
+    assert events[-1] == CANCELLED
+    assert tokens(events) in ([], ["a"])
 
 
 @virtual
