@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, WindowUpdated
+from hpack import Encoder
 from hyperframe.frame import GoAwayFrame
 from llama_orch_adapter_api import PoolUnavailable, WorkerReset
 from llama_orch_http_util import HttpClient
+from llama_orch_http_util._setbacks import Setback
 
 from .http2_far_end import Far, FarEnd, silent, trusting  # type: ignore[import-not-found]  # test folders are no packages
 from .http2_in_memory import HEAD, greeted  # type: ignore[import-not-found]  # as above
@@ -101,6 +103,20 @@ async def test_nothing_follows_a_goodbye() -> None:
 
     heard = server.receive_data(bytes(wire.written))
     assert [type(event) for event in heard] == [WindowUpdated, ConnectionTerminated]
+
+
+@pytest.mark.parametrize("status", ["000", "099", "103", "2x0"])
+async def test_a_status_that_is_none(status: str) -> None:
+    """An answer that ends without a status that is one, or with a 1xx head, is a breach, and nobody waits for ever."""
+    connection, wire, _ = greeted()
+    exchange = connection.open(HEAD, body=False, idle=60)
+    block = Encoder().encode([(":status", status)])
+    connection.data_received(len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block)
+
+    with pytest.raises(Setback) as caught:
+        await exchange.head()
+    assert caught.value.reason == "violated"
+    assert wire.aborted
 
 
 async def test_many_streams_that_were_left() -> None:

@@ -208,7 +208,7 @@ class Wire:
         if exchange is not None:
             fields = {name.decode(*_TEXT): value.decode(*_TEXT) for name, value in _pairs(event.headers)}
             status = fields.pop(":status")
-            if not (len(status) == 3 and status.isascii() and status.isdecimal()):
+            if not (len(status) == 3 and status.isascii() and status.isdecimal() and status >= "100"):
                 raise Breach("PROTOCOL_ERROR")
             self.answered = True
             exchange.direct = self._direct_data and "content-length" not in fields
