@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError
+from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError, WorkerReset
 from llama_orch_adapter_testkit import run_virtual
 from llama_orch_http_util import HttpClient, HttpConfig, _session
 
@@ -283,18 +283,61 @@ async def test_cancelled_while_it_connects(tmp_path: Path) -> None:
 
 
 async def test_closed_while_it_connects(tmp_path: Path) -> None:
-    """A client that is closed while requests wait for their connection tells them, and leaves none behind."""
+    """A client that is closed while requests wait for their connection tells them so, and leaves none behind."""
     async with FarEnd(answer, greet=silent) as far:
         client = HttpClient(far.url, trusting(tmp_path))
         asking = asyncio.create_task(client.request("GET", "/props"))
         await until(lambda: far.connections)
         await client.aclose()
-        with pytest.raises(WorkerError):
+        with pytest.raises(WorkerReset, match="this client was closed") as caught:
             await asking
         await until(lambda: not far.live)
 
+        assert (caught.value.detail, caught.value.engine_fault) == ("drained", False)
         assert pools() == []
         await client.aclose()
+
+
+async def test_closed_at_any_turn(tmp_path: Path) -> None:
+    """A client that is closed at any turn of the loop tells of it, and opens no connection after that."""
+    answered = 0
+    async with FarEnd(answer) as far:
+        for turns in range(60):
+            client = HttpClient(far.url, trusting(tmp_path, http_version="2"))
+            asking = asyncio.create_task(client.request("GET", "/props"))
+            await until(lambda asking=asking: pools() or asking.done())  # type: ignore[misc]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await client.aclose()
+            try:
+                answered += (await asking).status == 200
+            except WorkerReset as error:
+                assert error.detail == "drained"
+            assert pools() == []
+        await until(lambda: not far.live)
+
+    print(f"closed at 60 turns: {answered} were answered before, {60 - answered} were told; none is left")
+
+
+async def test_closed_after_a_goaway(tmp_path: Path) -> None:
+    """A connection that takes no more streams is still the client's, and is dropped with it."""
+
+    async def script(stream: Far) -> None:
+        stream.head()
+        await stream.events([1])
+        stream.connection.goaway(stream.number)
+        await asyncio.Event().wait()
+
+    async with FarEnd(script) as far:
+        client = HttpClient(far.url, trusting(tmp_path))
+        async with client.stream("/tasks", {}, RAW) as stream:
+            await anext(stream)
+            await until(lambda: pools()[0].connections == 0)
+            assert pools()[0].open_streams == 1
+            await client.aclose()
+            with pytest.raises(WorkerReset, match="this client was closed"):
+                await anext(stream)
+        await until(lambda: not far.live)
 
 
 async def test_the_last_client_drops_all(tmp_path: Path) -> None:

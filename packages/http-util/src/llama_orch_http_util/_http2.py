@@ -20,7 +20,7 @@ MOST_STREAMS = 256
 
 
 class Connection(asyncio.Protocol):
-    """Takes streams while `can_open`. `changed` is called when it has stopped taking any.
+    """Takes streams while `can_open`. `changed` is called when it has stopped taking any, and when it is over.
 
     `greeted` is set when the peer's SETTINGS are here, or the connection is over before. Of a peer that chose another
     version nothing is asked. A silent peer is asked for a sign of life (PING), and given up when it gives none; an
@@ -62,6 +62,11 @@ class Connection(asyncio.Protocol):
     def is_usable(self) -> bool:
         """Whether it is greeted and not at its end."""
         return self._started and not self._refuses_more
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its socket is closed, and every stream with it."""
+        return self._lost
 
     def setback(self) -> Setback:
         """Why it takes no stream."""
@@ -211,10 +216,9 @@ class Connection(asyncio.Protocol):
         self._take_no_more()
 
     def _take_no_more(self) -> None:
-        if not self._refuses_more:
-            self._refuses_more = True
-            self.greeted.set()
-            self._changed(self)
+        self._refuses_more = True
+        self.greeted.set()
+        self._changed(self)
 
     def _end_if_done(self) -> None:
         if self._refuses_more and not self._streams:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ._connect import Place, connect
-from ._errors import AtCapacity, BrokenConnection
+from ._errors import AtCapacity, ClosedHere
 from ._http2 import Connection
 from ._http2_wire import Http2Limits
 from ._setbacks import Setback
@@ -36,13 +36,15 @@ def pick(connections: Iterable[Connection]) -> Connection | None:
 class Http2Pool:
     """Opens a connection when all have as many streams as they may, one at a time; whoever waits, waits for that one.
 
-    Nobody waits for a stream to end. A connection at its end leaves by itself.
+    Nobody waits for a stream to end. A connection at its end leaves by itself; until then it is the pool's to close.
     """
 
     def __init__(self, origin: Http2Origin) -> None:
         self._origin = origin
         self._connections: list[Connection] = []
+        self._ending: set[Connection] = set()  # they take no stream, and have some
         self._opening: asyncio.Task[Exception | None] | None = None
+        self._closed = False
 
     @property
     def connections(self) -> int:
@@ -51,12 +53,14 @@ class Http2Pool:
 
     @property
     def open_streams(self) -> int:
-        """How many are under way on them."""
-        return sum(connection.open_streams for connection in self._connections)
+        """How many are under way on these, and on those that take no more."""
+        return sum(connection.open_streams for connection in (*self._connections, *self._ending))
 
     async def take(self) -> Connection:
         """One that has room for a stream at this moment. Raises `Setback`, and what aiohttp raises in connecting."""
         for _ in range(2 * self._origin.connections):
+            if self._closed:
+                raise Setback("closed", ClosedHere())
             connection = pick(self._connections)
             if connection is not None:
                 return connection
@@ -66,16 +70,16 @@ class Http2Pool:
                 self._opening = asyncio.create_task(self._open())
             opening = self._opening
             await asyncio.wait([opening])  # which a cancelled waiter does not cancel
-            failure = BrokenConnection() if opening.cancelled() else opening.result()
-            if failure is not None:
+            if not opening.cancelled() and (failure := opening.result()) is not None:
                 raise failure.with_traceback(None)
         raise Setback("crowded", AtCapacity())
 
     def close(self) -> None:
-        """Drop every connection."""
+        """Drop every connection, and open none any more."""
+        self._closed = True
         if self._opening is not None:
             self._opening.cancel()
-        for connection in tuple(self._connections):
+        for connection in (*self._connections, *self._ending):
             connection.close()
 
     async def _open(self) -> Exception | None:
@@ -110,3 +114,7 @@ class Http2Pool:
     def _gone(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+        if connection.is_over:
+            self._ending.discard(connection)
+        else:
+            self._ending.add(connection)
