@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, WindowUpdated
+from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import GoAwayFrame
 from llama_orch_adapter_api import PoolUnavailable, WorkerReset
@@ -48,6 +49,24 @@ async def test_a_full_socket() -> None:
     assert before < 1000
     heard = server.receive_data(bytes(wire.written))
     assert sum(len(event.data) for event in heard if isinstance(event, DataReceived)) == 40_000
+    connection.close()
+
+
+async def test_a_peer_with_room_for_all() -> None:
+    """However much a peer would take, a turn of the loop sends so much and no more, of all bodies together."""
+    connection, wire, server = greeted()
+    server.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1, SettingCodes.MAX_FRAME_SIZE: 2**24 - 1})
+    server.increment_flow_control_window(2**31 - 1 - 65_535)
+    connection.data_received(server.data_to_send())
+    exchanges = [connection.open(HEAD, body=True, idle=60) for _ in range(3)]
+    uploading = [asyncio.create_task(exchange.upload(b"x" * (4 << 20))) for exchange in exchanges]
+    seen, most, turns = 0, 0, 0
+    while not all(task.done() for task in uploading) or seen < 12 << 20:
+        await asyncio.sleep(0)
+        most, seen, turns = max(most, len(wire.written) - seen), len(wire.written), turns + 1
+
+    print(f"3 bodies of 4 MiB were sent in {turns} turns of the loop, at most {most} bytes in one")
+    assert most < 260 * 1024
     connection.close()
 
 

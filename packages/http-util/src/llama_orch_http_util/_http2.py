@@ -18,6 +18,9 @@ from ._setbacks import FLAWS, Reason, Setback, of_reset
 MOST_STREAMS = 256
 """Streams at once on one connection, if the peer allows them: h2 looks at all of them whenever one begins."""
 
+MOST_UNSENT = 256 * 1024
+"""Bytes of bodies that are taken in one turn of the loop: only then the socket tells whether it has room."""
+
 
 class Connection(asyncio.Protocol):
     """Takes streams while `can_open`. `changed` is called when it has stopped taking any, and when it is over.
@@ -43,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._told: str | None = None  # the peer's reason for ending it
         self._to_flush = False
         self._writable = True
+        self._unsent = 0  # bytes of bodies in this turn
         self._heard = 0  # how often
         self._opened = 0  # how many streams
         self._pulse = Pulse()
@@ -104,7 +108,7 @@ class Connection(asyncio.Protocol):
 
     def room(self, number: int) -> int:
         """See `Carrier`."""
-        room = self._wire.room(number) if self._writable else 0
+        room = min(self._wire.room(number), MOST_UNSENT - self._unsent) if self._writable else 0
         if not room:
             self._held_back.add(number)
         return room
@@ -112,6 +116,7 @@ class Connection(asyncio.Protocol):
     def send(self, number: int, part: bytes, *, last: bool) -> None:
         """See `Carrier`."""
         self._wire.send(number, part, last=last)
+        self._unsent += len(part)
         self._flush_soon()
 
     def acknowledge(self, exchange: Exchange, size: int) -> None:
@@ -247,3 +252,7 @@ class Connection(asyncio.Protocol):
         data = self._wire.to_send()
         if data and not self._lost:
             self._transport.write(data)
+        if self._unsent:
+            self._unsent = 0
+            if self._writable:
+                self.has_room()
