@@ -188,6 +188,18 @@ async def test_a_frozen_peer(tmp_path: Path) -> None:
         assert (await client.request("GET", "/health")).status == 200
 
 
+async def test_a_peer_that_was_frozen_before(tmp_path: Path) -> None:
+    """A request to a peer that is frozen already met no stale connection: nobody closed it, and no retry is free."""
+    config = trusting(tmp_path, http2_ping_interval=0.1)
+    async with FarEnd(held_open) as far, HttpClient(far.url, config) as client:
+        await client.request("GET", "/health")
+        far.connections[0].deaf = True
+        error = await failure_of(client, "/silent")
+
+        assert (type(error), error.detail, error.stale_connection) == (WorkerReset, "reset", False)
+        assert "the connection broke (no answer to a PING)" in error.message
+
+
 async def test_a_peer_that_answers_pings_is_patient(tmp_path: Path) -> None:
     """A peer that is busy for long, and answers PINGs, is not given up; an unused connection is closed."""
     config = trusting(tmp_path, http2_ping_interval=0.05)

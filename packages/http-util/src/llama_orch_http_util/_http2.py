@@ -216,8 +216,9 @@ class Connection(asyncio.Protocol):
         streams = list(self._streams.values())
         self._streams.clear()
         for exchange in streams:
-            silent = reason == "broken" and self._wire.answered and exchange.heard_before == self._heard
-            exchange.fail("stale" if silent else reason, told, errno)
+            unheard = self._wire.answered and exchange.heard_before == self._heard
+            stale = reason == "broken" and told is None and unheard
+            exchange.fail("stale" if stale else reason, told, errno)
         self._take_no_more()
 
     def _take_no_more(self) -> None:

@@ -68,7 +68,10 @@ class Exchange:
         return self._over and not self._parts and self._setback is None
 
     async def upload(self, body: bytes) -> None:
-        """Send the body as the peer has room for it; an answer that refuses the request ends it before."""
+        """Send the body as the peer has room for it; an answer that refuses the request ends it before, or a failure.
+
+        Which failure `head` tells, or `read` where the head had come: what was answered is not sent again.
+        """
         at = 0
         while not self.sent and not self._over and self.status < _FINAL:
             room = self._carrier.room(self.number)
@@ -79,8 +82,6 @@ class Exchange:
                 self._carrier.send(self.number, part, last=self.sent)
             else:
                 await self._wait()
-            if self._setback is not None:
-                raise self._setback
 
     async def head(self) -> None:
         """Wait for the answer's head. Raises `Setback`."""
@@ -103,25 +104,25 @@ class Exchange:
             if self._over:
                 return b""
             await self._wait()
+            if not self._parts:  # perhaps padding came, and nothing else
+                self._give_room()
         parts, self._parts = self._parts, []
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self._owed += len(data)
-        if 2 * self._owed >= self._window and not self._over:
-            self.room += self._owed
-            self._carrier.acknowledge(self, self._owed)
-            self._owed = 0
+        self._give_room()
         return data
 
     def close(self) -> None:
-        """See `Answer`: a stream that is not over is reset."""
+        """See `Answer`: a stream that is not over is reset; to whoever reads it yet, that is no good end."""
         if self._closed:
             return
         self._closed = True
-        self._timer.cancel()
+        whole = self._over and not self._parts
         self._parts.clear()
         if not self._over:
-            self._over = True
             self._carrier.leave(self.number, reset=True)
+        if not whole and self._setback is None:
+            self.fail("closed")
 
     def forget(self) -> None:
         """Nobody holds its answer any more: close it on its loop, whose thread need not be the collector's."""
@@ -170,7 +171,15 @@ class Exchange:
         self._timer.cancel()
         self.wake()
 
+    def _give_room(self) -> None:
+        if 2 * self._owed >= self._window and not self._over:
+            self.room += self._owed
+            self._carrier.acknowledge(self, self._owed)
+            self._owed = 0
+
     async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("two tasks read one answer; let one of them do it")
         self._waiter = self._loop.create_future()
         self._waits_since = self._loop.time()
         try:
