@@ -238,6 +238,7 @@ class Connection(asyncio.Protocol):
         elif verdict == "give_up":
             self._end("broken", "no answer to a PING")
         else:
+            self._wire.forgive()
             if verdict == "ping":
                 self._wire.ping()
                 self._flush()

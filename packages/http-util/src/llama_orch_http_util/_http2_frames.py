@@ -10,6 +10,7 @@ from typing import NamedTuple
 DATA = 0x0
 SETTINGS = 0x4
 GOAWAY = 0x7
+WINDOW_UPDATE = 0x8
 LARGEST = 16_384
 """Bytes of a frame's payload: what is announced where nothing else is (§4.2)."""
 
@@ -76,6 +77,11 @@ class FrameSplitter:
 def kind_of(frame: bytes) -> int:
     """Its type."""
     return frame[_KIND]
+
+
+def is_empty(frame: bytes) -> bool:
+    """Whether it has no payload."""
+    return len(frame) == _HEADER
 
 
 def is_greeting(frame: bytes) -> bool:

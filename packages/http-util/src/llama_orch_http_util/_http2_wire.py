@@ -19,11 +19,13 @@ from h2.settings import SettingCodes, Settings
 from ._http2_frames import (
     DATA,
     GOAWAY,
+    WINDOW_UPDATE,
     Breach,
     FrameSplitter,
     Goaway,
     end_of_stream,
     goaway_of,
+    is_empty,
     is_greeting,
     kind_of,
     leaves_headers_open,
@@ -39,6 +41,14 @@ SHARED_WINDOW = 16 * 1024 * 1024
 
 LAST_NUMBER = 2**31 - 1
 """Of a stream; after it a connection takes none."""
+
+_PATIENCE = 1000
+"""Frames that bring nothing which was asked for, between two looks; each may take h2 a tenth of a millisecond."""
+_MOST_PATIENCE = 10_000
+_MOST_OF_A_STREAM = 8
+"""Frames beside its body that are no sign of ill will: a head, some before it, trailers, a reset."""
+_LARGEST_TABLE = 4096
+"""Bytes of the headers that are kept for later ones to refer to, however many the peer would keep: all are searched."""
 
 _MOST_LEFT = 1024
 _PING = b"llamaorc"
@@ -88,6 +98,7 @@ class Wire:
             },
         )
         self._started = False
+        self._patience = _PATIENCE
         self._in_headers = False  # only a CONTINUATION may follow
         self._shared_owed = 0  # bytes that arrived through h2, not yet given back to the shared window
         self._direct_owed = 0  # the same past h2
@@ -108,6 +119,7 @@ class Wire:
         """Begin a stream with this head; its number."""
         number = self._h2.get_next_available_stream_id()
         self._h2.send_headers(number, head, end_stream=not body)
+        self._patience = min(self._patience + _MOST_OF_A_STREAM, _MOST_PATIENCE)
         return number
 
     def room(self, number: int) -> int:
@@ -117,6 +129,7 @@ class Wire:
     def send(self, number: int, part: bytes, *, last: bool) -> None:
         """Send a part of a request's body."""
         self._h2.send_data(number, part, end_stream=last)
+        self._patience = min(self._patience + 1, _MOST_PATIENCE)
 
     def acknowledge(self, exchange: Exchange, size: int) -> None:
         """Let the peer send so many bytes more on a stream."""
@@ -132,6 +145,10 @@ class Wire:
             self._left[number] = None
             if len(self._left) > _MOST_LEFT:
                 del self._left[next(iter(self._left))]
+
+    def forgive(self) -> None:
+        """Time has passed: the peer may have its say again."""
+        self._patience = max(self._patience, _PATIENCE)
 
     def ping(self) -> None:
         """Ask the peer for a sign of life."""
@@ -161,6 +178,8 @@ class Wire:
             self._started = True
             self._hearer.started()
         kind = kind_of(frame)
+        if (kind != DATA or is_empty(frame)) and kind != WINDOW_UPDATE:
+            self._spend_patience()
         if kind == DATA and not self._in_headers:
             number = stream_of(frame)
             exchange = self._streams.get(number)
@@ -175,6 +194,11 @@ class Wire:
             return b""
         self._in_headers = leaves_headers_open(frame)
         return frame
+
+    def _spend_patience(self) -> None:
+        self._patience -= 1
+        if self._patience < 0:
+            raise Breach("ENHANCE_YOUR_CALM")
 
     def _take(self, exchange: Exchange, frame: bytes) -> bytes:
         """Give a stream its part past h2; what h2 has to know of it: the end, or nothing."""
@@ -235,6 +259,16 @@ class Wire:
     def _on_room(self, _: events.Event) -> None:
         self._hearer.has_room()
 
+    def _on_settings(self, _: events.RemoteSettingsChanged) -> None:
+        """Keep h2 from a table of any size, and from keeping all the sizes that were told (RFC 7541 §4.2)."""
+        encoder = self._h2.encoder
+        if told := encoder.table_size_changes:
+            size = min(told[-1], _LARGEST_TABLE)
+            encoder.header_table.maxsize = size
+            encoder.header_table.resized = True  # which a size that is told twice would hide
+            encoder.table_size_changes = sorted({min(*told, size), size})
+        self._hearer.has_room()
+
 
 _ACTS: dict[type[events.Event], Callable[[Wire, Any], None]] = {
     events.ResponseReceived: Wire._on_head,  # noqa: SLF001  # of this room
@@ -242,7 +276,7 @@ _ACTS: dict[type[events.Event], Callable[[Wire, Any], None]] = {
     events.StreamEnded: Wire._on_end,  # noqa: SLF001
     events.StreamReset: Wire._on_reset,  # noqa: SLF001
     events.WindowUpdated: Wire._on_room,  # noqa: SLF001
-    events.RemoteSettingsChanged: Wire._on_room,  # noqa: SLF001
+    events.RemoteSettingsChanged: Wire._on_settings,  # noqa: SLF001
 }
 
 
