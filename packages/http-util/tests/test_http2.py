@@ -60,7 +60,7 @@ async def test_a_request_and_a_stream(tmp_path: Path) -> None:
 
         assert (response.status, response.body, response.http_version) == (200, b'{"n": 1}', "2")
         get, post = far.asked
-        assert (get.method, get.path, post.method, post.path) == ("GET", "/base/props?a=b%20c", "POST", "/base/tasks")
+        assert (get.method, get.path, post.method, post.path) == ("GET", "/base/props?a=b+c", "POST", "/base/tasks")
         assert post.headers == {
             ":scheme": "https",
             ":authority": f"127.0.0.1:{far.port}",

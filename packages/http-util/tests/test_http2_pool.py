@@ -358,3 +358,22 @@ async def test_the_last_client_drops_all(tmp_path: Path) -> None:
                 await anext(stream)
             assert (caught.value.detail, caught.value.engine_fault) == ("drained", False)
         await until(lambda: not far.live)
+
+
+async def test_a_kept_connection_that_was_closed(tmp_path: Path) -> None:
+    """A GET on a kept connection that ends without a word is repeated once; a POST is told to be its sender's."""
+
+    async def script(stream: Far) -> None:
+        if len(far.asked) % 2:
+            await answer(stream)
+        else:
+            stream.connection.transport.abort()
+
+    async with FarEnd(script) as far, HttpClient(far.url, trusting(tmp_path)) as client:
+        assert await drained(client) == [0, 1, 2]
+        assert (await client.request("GET", "/props")).http_version == "2"
+        with pytest.raises(WorkerReset, match="the kept connection was closed") as caught:
+            await drained(client)
+
+        assert caught.value.stale_connection
+        assert len(far.asked) == 4

@@ -105,26 +105,6 @@ async def test_a_wrong_authority(tmp_path: Path) -> None:
         assert far.asked == []
 
 
-async def test_headers_mean_the_same(tmp_path: Path) -> None:
-    """A caller's header replaces the one of the same name, in any case; its Host is who is asked for, over both."""
-    headers = {"Host": "engine.example", "user-agent": "mine", "X-Odd": " \xe9 "}
-    seen = []
-
-    async def script(stream: Far) -> None:
-        seen.append({**stream.headers, "host": stream.headers[":authority"]})
-        await answer(stream)
-
-    for version in ("1.1", "2"):
-        config = trusting(tmp_path, http_version=version)
-        async with FarEnd(script) as far, HttpClient(far.url, config) as client:
-            for _ in range(2):
-                await client.request("GET", "/props", headers=headers)
-            seen += [request.headers for request in far.http1_requests]
-
-    assert [(fields["host"], fields["user-agent"]) for fields in seen] == [("engine.example", "mine")] * 4
-    assert {fields["x-odd"].encode("latin-1" if "accept" in fields else "utf-8") for fields in seen} == {b"\xc3\xa9"}
-
-
 async def test_a_stream_is_not_buffered(tmp_path: Path) -> None:
     """Case 1: each event is here before the next one is sent."""
     go = asyncio.Event()
@@ -305,6 +285,31 @@ async def test_a_peer_that_rejects(tmp_path: Path) -> None:
         assert client.fallbacks == {"rejected": 5}
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("looked_at", [False, True])
+async def test_a_goodbye_that_asks_for_http1(looked_at: bool, method: str, tmp_path: Path) -> None:
+    """Case 8: HTTP_1_1_REQUIRED may be a connection's last word, too; a POST it may have looked at is raised."""
+
+    async def script(stream: Far) -> None:
+        await stream.whole.wait()
+        stream.connection.goaway(looked_at, ErrorCodes.HTTP_1_1_REQUIRED)
+        stream.connection.transport.close()
+
+    said: list[str] = []
+    raised = looked_at and method == "POST"
+    async with FarEnd(script) as far, HttpClient(far.url, trusting(tmp_path), narrate=said.append) as client:
+        if raised:
+            with pytest.raises(WorkerReset, match="HTTP_1_1_REQUIRED"):
+                await client.request(method, "/tasks")
+        assert (await client.request(method, "/tasks")).http_version == "1.1"
+
+        print(f"case 8, HTTP_1_1_REQUIRED in a GOAWAY, {looked_at=}, {method}: {dict(client.fallbacks)}")
+        words = "its HTTP/2 breaks the protocol" if looked_at else "it asks for HTTP/1.1"
+        assert said == told(words, client)
+        assert client.fallbacks == ({} if raised else {"violated" if looked_at else "http_1_1_required": 1})
+        assert len(far.asked) == 1
+
+
 @pytest.mark.parametrize("head", [False, True])
 async def test_an_engine_that_dies(head: bool, tmp_path: Path) -> None:
     """Case 8: INTERNAL_ERROR is the engine's fault: raised, not replayed, and the origin keeps its good name."""
@@ -319,6 +324,7 @@ async def test_an_engine_that_dies(head: bool, tmp_path: Path) -> None:
             with pytest.raises(WorkerReset, match="INTERNAL_ERROR") as caught:
                 await drained(client)
             assert (caught.value.detail, caught.value.engine_fault) == ("truncated" if head else "reset", True)
+            assert caught.value.__context__ is None  # which would hold on to the request
 
         print(f"case 8, INTERNAL_ERROR {'after' if head else 'before'} the head: raised, no mark")
         assert (len(far.asked), far.http1_requests, client.fallbacks) == (2, [], {})
@@ -364,25 +370,6 @@ async def test_no_fallback_where_only_http2_is_wanted(code: str, tmp_path: Path)
 
         assert len(far.asked) == 2 * asked
         assert (far.http1_requests, client.fallbacks) == ([], {})
-
-
-async def test_a_kept_connection_that_was_closed(tmp_path: Path) -> None:
-    """A GET on a kept connection that ends without a word is repeated once; a POST is told to be its sender's."""
-
-    async def script(stream: Far) -> None:
-        if len(far.asked) % 2:
-            await answer(stream)
-        else:
-            stream.connection.transport.abort()
-
-    async with FarEnd(script) as far, HttpClient(far.url, trusting(tmp_path)) as client:
-        assert await drained(client) == [0, 1, 2]
-        assert (await client.request("GET", "/props")).http_version == "2"
-        with pytest.raises(WorkerReset, match="the kept connection was closed") as caught:
-            await drained(client)
-
-        assert caught.value.stale_connection
-        assert len(far.asked) == 4
 
 
 async def test_a_server_that_goes_away(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from llama_orch_http_util._setbacks import FLAWS, Reason, Step, after, of_reset
+from llama_orch_http_util._setbacks import FLAWS, Reason, Step, after, of_end, of_goaway, of_reset
 
 AGAIN = Step("again")
 MOVE = Step("1.1", mark=True)
@@ -61,3 +61,12 @@ def test_what_a_reset_means() -> None:
     assert {of_reset(code) for code in FLAWS} == {"violated"}
     assert of_reset("REFUSED_STREAM") == "refused"
     assert of_reset("HTTP_1_1_REQUIRED") == "http_1_1_required"
+
+
+def test_what_a_goaway_means() -> None:
+    """A request that was not looked at is told by the reason why; one that perhaps was may have done its work."""
+    assert {of_goaway(code, first=first) for code in FLAWS for first in (True, False)} == {"rejected"}
+    assert [of_goaway("NO_ERROR", first=first) for first in (True, False)] == ["useless", "drained"]
+    assert of_goaway("HTTP_1_1_REQUIRED", first=True) == "http_1_1_required"
+    assert {of_end(code) for code in (*FLAWS, "HTTP_1_1_REQUIRED")} == {"violated"}
+    assert {of_end(code) for code in (None, "NO_ERROR", "INTERNAL_ERROR")} == {"broken"}

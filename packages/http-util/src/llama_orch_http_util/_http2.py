@@ -13,7 +13,7 @@ from ._http2_frames import Breach, Goaway
 from ._http2_stream import Exchange
 from ._http2_wire import LAST_NUMBER, Http2Limits, Wire
 from ._pulse import Pulse
-from ._setbacks import FLAWS, Reason, Setback, of_reset
+from ._setbacks import Reason, Setback, of_end, of_goaway, of_reset
 
 MOST_STREAMS = 256
 """Streams at once on one connection, if the peer allows them: h2 looks at all of them whenever one begins."""
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         error.told = self._told if self._started else "no SETTINGS"
         if not self._started:
             return Setback("unstarted", error)
-        return Setback("rejected" if self._told in FLAWS else "useless", error)
+        return Setback(of_goaway(self._told or "NO_ERROR", first=True), error)
 
     def open(self, head: Iterable[tuple[str, str]], *, body: bool, idle: float) -> Exchange:
         """Begin a stream with this head; `can_open` held just now."""
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """All that is open breaks off."""
-        self._end("violated" if self._told in FLAWS else "broken", self._told, getattr(error, "errno", None))
+        self._end(of_end(self._told), self._told, getattr(error, "errno", None))
 
     # What was understood (`Hearer`).
 
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         if code != "NO_ERROR":
             self._told = code
         self._take_no_more()
-        reason: Reason = "rejected" if code in FLAWS else "drained" if last else "useless"
+        reason = of_goaway(code, first=not last)
         for number in [number for number in self._streams if number > last]:
             self._streams.pop(number).fail(reason, code)
         self._end_if_done()

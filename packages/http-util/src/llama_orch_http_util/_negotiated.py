@@ -4,9 +4,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from llama_orch_adapter_api import WorkerError
+from yarl import URL
 
 from ._config import HttpConfig
 from ._errors import TRANSPORT_FAILURES, error_of_exception, no_certificates
@@ -20,9 +21,6 @@ from ._transport import Answer
 if TYPE_CHECKING:
     from ._http2_pool import Http2Origin, Http2Pool
     from ._http2_stream import Http2Answer
-
-_UNTOUCHED = "%/:=&?~#+!$,;'@()*[]"
-"""What may stand in a path as it is."""
 
 _WHY: Mapping[Reason, str] = {
     "unstarted": "it offers HTTP/2, and sends no SETTINGS",
@@ -48,10 +46,8 @@ class Negotiated:
         self._host = parts.hostname or ""
         self._port = parts.port or 443
         self._where = parts.netloc
-        self._authority = f"[{self._host}]" if ":" in self._host else self._host
-        if self._port != 443:
-            self._authority += f":{self._port}"
-        self._path = parts.path
+        self._url = url
+        self._authority = URL(url).host_port_subcomponent or ""
         self._config = config
         self._only_2 = config.http_version == "2"
         self._http1 = http1
@@ -66,31 +62,48 @@ class Negotiated:
         origin = self._origin or await self._load()
         met: Counter[Reason] = Counter()
         while self._only_2 or not origins().is_marked(origin.place, asyncio.get_running_loop().time()):
-            try:
-                return await self._send_2(origin, method, path, headers, body, stream=stream)
-            except Setback as setback:
-                step = after(setback.reason, method, met[setback.reason], only_2=self._only_2)
-                met[setback.reason] += 1
-                if step.mark and not self._only_2:
-                    self._mark(origin, setback.reason)
-                if step.go == "raise":
-                    raise error_of_exception(setback.error, self._where, "first_token", head=False) from None
-                if step.go == "1.1":
-                    if setback.reason != "other_version":
-                        self._fallbacks[setback.reason] += 1
-                    break
-            except TRANSPORT_FAILURES as error:
-                raise error_of_exception(error, self._where, "first_token", head=False) from None
+            answer = await self._ask_2(origin, method, path, headers, body, stream=stream)
+            if not isinstance(answer, Setback):
+                return answer
+            reason, error = answer.reason, answer.error
+            step = after(reason, method, met[reason], only_2=self._only_2)
+            met[reason] += 1
+            if step.mark and not self._only_2:
+                self._mark(origin, reason)
+            if step.go == "raise":
+                raise error_of_exception(error, self._where, "first_token", head=False)
+            if step.go == "1.1":
+                if reason != "other_version":
+                    self._fallbacks[reason] += 1
+                break
         try:
             return await self._http1.send(method, path, headers, body, stream=stream)
-        except WorkerError as error:
-            if met and error.phase == "connect":  # it was no failure of HTTP/2's: nobody is there
+        except WorkerError as failure:
+            if met and failure.phase == "connect":  # it was no failure of HTTP/2's: nobody is there
                 origins().forget(origin.place)
             raise
 
     async def aclose(self) -> None:
         """See `Transport`."""
         await self._http1.aclose()
+
+    async def _ask_2(
+        self,
+        origin: "Http2Origin",
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        stream: bool,
+    ) -> "Http2Answer | Setback":
+        """The answer over HTTP/2, or what it met, without the frames that hold the request's headers."""
+        try:
+            return await self._send_2(origin, method, path, headers, body, stream=stream)
+        except Setback as setback:
+            return setback.with_traceback(None)
+        except TRANSPORT_FAILURES as error:
+            return Setback("broken", error.with_traceback(None))
 
     async def _send_2(
         self,
@@ -107,7 +120,7 @@ class Negotiated:
             (":method", method),
             (":scheme", "https"),
             (":authority", fields.pop("host", self._authority)),
-            (":path", quote(self._path + path, safe=_UNTOUCHED) or "/"),
+            (":path", URL(self._url + path).raw_path_qs),
             *fields.items(),
         ]
         if body is not None:

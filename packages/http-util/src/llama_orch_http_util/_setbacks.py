@@ -82,6 +82,20 @@ def after(reason: Reason, method: str, before: int, *, only_2: bool) -> Step:
     return Step("raise" if only_2 else rule.then, mark=rule.mark)
 
 
+def of_goaway(code: str, *, first: bool) -> Reason:
+    """What it means for a request that the peer ended the connection before it looked at it, or (`first`) at any."""
+    if code == "HTTP_1_1_REQUIRED":
+        return "http_1_1_required"
+    if code in FLAWS:
+        return "rejected"
+    return "useless" if first else "drained"
+
+
+def of_end(code: str | None) -> Reason:
+    """What it means for a request that the peer looked at, perhaps, that the connection broke after this GOAWAY."""
+    return "violated" if code in FLAWS or code == "HTTP_1_1_REQUIRED" else "broken"
+
+
 def of_reset(code: str) -> Reason:
     """What it means that the peer reset a stream before its head."""
     if code == "REFUSED_STREAM":

@@ -1,0 +1,77 @@
+"""What a request says over HTTP/2: the same as over HTTP/1.1, whatever is asked for."""
+
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from llama_orch_http_util import HttpClient, HttpConfig
+from llama_orch_http_util._http1 import Http1
+from llama_orch_http_util._negotiated import Negotiated
+
+from .http2_far_end import Far, FarEnd, trusting  # type: ignore[import-not-found]  # test folders are no packages
+
+TARGETS = [
+    *("/a b", "/é", "/a?x=é", "/%zz", "/a%2Fb", "/a//b", "/a/../b", "/./a", "/a#b", "/a?b=1#c", "/", "/?", "/a?x=a+b"),
+    *("/a?x=%20&y=%2F", "/a?x='()*![]@$,|^`{}", "/a;b=1", "/a:b", "/a?x=1&x=2", "/{x}", "/a?x=%"),
+]
+
+
+async def answer(stream: Far) -> None:
+    """A whole answer."""
+    await stream.json({"http": 2})
+
+
+async def test_headers_mean_the_same(tmp_path: Path) -> None:
+    """A caller's header replaces the one of the same name, in any case; its Host is who is asked for, over both."""
+    headers = {"Host": "engine.example", "user-agent": "mine", "X-Odd": " \xe9 "}
+    seen = []
+
+    async def script(stream: Far) -> None:
+        seen.append({**stream.headers, "host": stream.headers[":authority"]})
+        await answer(stream)
+
+    for version in ("1.1", "2"):
+        config = trusting(tmp_path, http_version=version)
+        async with FarEnd(script) as far, HttpClient(far.url, config) as client:
+            for _ in range(2):
+                await client.request("GET", "/props", headers=headers)
+            seen += [request.headers for request in far.http1_requests]
+
+    assert [(fields["host"], fields["user-agent"]) for fields in seen] == [("engine.example", "mine")] * 4
+    assert {fields["x-odd"].encode("latin-1" if "accept" in fields else "utf-8") for fields in seen} == {b"\xc3\xa9"}
+
+
+async def test_targets_mean_the_same(tmp_path: Path) -> None:
+    """A path and its query are written over HTTP/2 as aiohttp writes them, and no fragment is sent."""
+    seen: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {"1.1": [], "2": []}
+    for version, targets in seen.items():
+        config = trusting(tmp_path, http_version=version)
+        async with FarEnd(answer) as far, HttpClient(far.url + "/base", config) as client:
+            for target in TARGETS:
+                await client.request("GET", target)
+            for stream in far.asked:
+                assert "#" not in stream.path
+                parts = urlsplit(stream.path)
+                targets.append((parts.path, parse_qsl(parts.query)))
+            targets += [(request.path, list(request.query.items())) for request in far.http1_requests]
+
+    for target, over_1, over_2 in zip(TARGETS, seen["1.1"], seen["2"], strict=True):
+        assert (over_1[0], dict(over_1[1])) == (over_2[0], dict(over_2[1])), target
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("https://engine", "engine"),
+        ("https://engine:443/v1", "engine"),
+        ("https://engine:8443", "engine:8443"),
+        ("https://[::1]:8443", "[::1]:8443"),
+        ("https://bücher.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_who_is_asked(url: str, authority: str) -> None:
+    """The authority is the URL's, as a Host header would name it."""
+    config = HttpConfig()
+    transport = Negotiated(url, config, Http1(url, config, reuse_after_stream=True), lambda _: None, {})  # type: ignore[arg-type]
+
+    assert transport._authority == authority
