@@ -9,7 +9,6 @@ from typing import NamedTuple
 from llama_orch_adapter_api import (
     AdapterContext,
     AdapterError,
-    End,
     InternalError,
     Message,
     PoolUnavailable,
@@ -17,16 +16,16 @@ from llama_orch_adapter_api import (
     Started,
     TaskRequest,
     Timeouts,
-    Token,
-    TokenEvent,
     WorkerError,
 )
 from llama_orch_adapter_llamacpp._adapter import LlamaCppAdapter, LlamaCppConfig
 from llama_orch_adapter_testkit import (
     Capture,
     LoopbackEngine,
+    Outcome,
     Reply,
     captures,
+    outcome,
 )
 
 SECRET = "words nobody else may read"
@@ -66,36 +65,6 @@ async def running(
             yield adapter, engine
         finally:
             await adapter.aclose()
-
-
-class Outcome(NamedTuple):
-    """What a task came to: its events, and the error they ended in."""
-
-    events: list[TokenEvent]
-    error: WorkerError | None = None
-
-    @property
-    def text(self) -> list[str]:
-        return [event.t for event in self.events if isinstance(event, Token)]
-
-    @property
-    def end(self) -> End | None:
-        last = self.events[-1] if self.events else None
-        return last if isinstance(last, End) else None
-
-    @property
-    def failure(self) -> str:
-        return f"{self.error.code} {self.error.detail}" if self.error else ""
-
-
-async def outcome(adapter: LlamaCppAdapter, task: TaskRequest) -> Outcome:
-    events: list[TokenEvent] = []
-    try:
-        async for event in adapter.submit(task):
-            events.append(event)  # noqa: PERF401  # what came before an error is wanted too
-    except WorkerError as error:
-        return Outcome(events, error)
-    return Outcome(events)
 
 
 async def met_with(reply: Reply, path: str = NATIVE) -> Outcome:

@@ -30,6 +30,7 @@ from llama_orch_adapter_testkit import (
     cases,
     dice,
     mutilated_reply,
+    outcome,
 )
 
 from .replays import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -42,7 +43,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     STREAMS,
     TASKS,
     adapter_for,
-    outcome,
     running,
 )
 

@@ -11,6 +11,7 @@ from llama_orch_adapter_testkit import (
     Capture,
     LoopbackEngine,
     Reply,
+    outcome,
     run_virtual,
 )
 
@@ -19,7 +20,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     SHELF,
     TASKS,
     adapter_for,
-    outcome,
     running,
 )
 

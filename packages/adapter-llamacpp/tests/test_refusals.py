@@ -6,6 +6,7 @@ from llama_orch_adapter_api import (
 )
 from llama_orch_adapter_testkit import (
     Reply,
+    outcome,
 )
 
 from .replays import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -17,7 +18,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     STREAMS,
     TASKS,
     met_with,
-    outcome,
     running,
 )
 
@@ -46,7 +46,7 @@ async def test_a_refusal_says_what_where_and_the_mend(name: str):
         seen = await outcome(adapter, TASKS[NATIVE])
 
     expected = REFUSALS[name]
-    assert seen.events == []
+    assert seen.events == ()
     assert seen.error is not None
     assert (type(seen.error), seen.error.detail) == (expected.kind, expected.detail)
     assert seen.error.message.startswith(f"the engine answered {expected.words}")
@@ -77,4 +77,4 @@ async def test_a_finished_answer_is_not_held_up(name: str):
 
     assert seen.end is not None
     assert seen.end.finish_reason == "length"
-    assert "".join(seen.text) == "".join(STREAMS[name].text)
+    assert seen.text == "".join(STREAMS[name].text)

@@ -12,6 +12,7 @@ from llama_orch_adapter_api import (
 )
 from llama_orch_adapter_testkit import (
     Capture,
+    Outcome,
     Reply,
     all_kinds_of_cuts,
 )
@@ -23,7 +24,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     STARTED,
     STREAMS,
     TASKS,
-    Outcome,
     finish_event,
     last_timings,
     met_with,
@@ -38,7 +38,7 @@ async def test_a_captured_stream_is_read(name: str):
 
     timings = last_timings(one)
     assert seen == Outcome(
-        [
+        (
             STARTED,
             *(Token(text, i) for i, text in enumerate(expected.text)),
             End(
@@ -50,7 +50,7 @@ async def test_a_captured_stream_is_read(name: str):
                 timings=timings,
                 seed=7,
             ),
-        ]
+        )
     )
 
 
@@ -79,10 +79,10 @@ async def test_a_stream_cut_off_is_no_success(name: str):
     seen = [await met_with(Reply.capture(one, stop_after=offset), path) for offset in offsets]
 
     ended_well = {offset for offset, got in zip(offsets, seen, strict=True) if got.end}
-    lengths = [len(got.text) for got in seen]
+    lengths = [len(got.pieces) for got in seen]
     assert ended_well == {offset for offset in offsets if offset >= finish}
     assert {got.failure for got in seen} == {"", "WORKER_RESET reset", "WORKER_RESET truncated"}
-    assert all(got.text == STREAMS[name].text[: len(got.text)] for got in seen)
+    assert all(got.pieces == STREAMS[name].text[: len(got.pieces)] for got in seen)
     assert lengths == sorted(lengths)
     assert lengths[-1] == len(STREAMS[name].text)
 
@@ -110,7 +110,7 @@ async def test_a_truncated_answer_is_never_a_success(name: str, framing: str, re
     seen = await met_with(reply, STREAMS[name].path)
 
     assert (seen.end, type(seen.error)) == (None, WorkerReset)
-    assert seen.text == STREAMS[name].text
+    assert seen.pieces == STREAMS[name].text
     assert seen.error is not None
     assert seen.error.phase == "decode"
 
@@ -124,9 +124,9 @@ async def test_a_finished_answer_is_a_success(name: str, framing: str, left_out:
     seen = await met_with(Reply.raw(broken_off(body, framing), stop_after=len(body) * 2), STREAMS[name].path)
 
     assert seen.error is None
-    assert seen.text == STREAMS[name].text
+    assert seen.pieces == STREAMS[name].text
     assert seen.end is not None
-    assert seen.end.tokens_out == len(seen.text)
+    assert seen.end.tokens_out == len(seen.pieces)
 
 
 @pytest.mark.parametrize("cut", [0, 700])
@@ -144,7 +144,7 @@ async def test_what_stands_between_events_is_passed_over():
     )
     seen = await met_with(reply)
 
-    assert seen == Outcome([STARTED, Token("a", 0), End(None, None, "stop", seed=7)])
+    assert seen == Outcome((STARTED, Token("a", 0), End(None, None, "stop", seed=7)))
 
 
 async def test_reasoning_and_tool_calls():
@@ -158,7 +158,7 @@ async def test_reasoning_and_tool_calls():
     finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
     seen = await met_with(Reply.sse([*chunks, finish, "[DONE]"]), CHAT)
 
-    assert seen.events[1:] == [
+    assert [*seen.events[1:]] == [
         Token("hm", 0, "reasoning"),
         Token("{}", 1, "tool_call"),
         End(None, None, "tool_calls", tool_calls=(ToolCall("a", "f", "{}"),), seed=7),
@@ -175,7 +175,7 @@ async def test_an_error_in_the_stream_is_raised(path: str, token: dict[str, obje
     error = {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}}
     seen = await met_with(Reply.sse([token, error, *done]), path)
 
-    assert (seen.text, seen.failure) == (["a"], "INTERNAL engine")
+    assert (seen.pieces, seen.failure) == (["a"], "INTERNAL engine")
     assert seen.error is not None
     assert "500: Context size has been exceeded." in seen.error.message
 
@@ -200,7 +200,7 @@ async def test_an_answer_that_is_none(reply: Reply, failure: str):
     seen = [await met_with(reply, path) for path in TASKS]
 
     assert [one.failure for one in seen] == [failure] * 2
-    assert [one.text for one in seen] == [[], []]
+    assert [one.pieces for one in seen] == [[], []]
 
 
 def texts_of(one: Capture) -> list[str]:
@@ -226,7 +226,7 @@ async def test_every_stream_of_the_dialect_is_read(name: str):
     """Usage beside the last choice or absent, text instead of deltas, an answer to HTTP/1.0: the text is whole."""
     seen = await met_with(Reply.capture(SHELF[name]), CHAT)
 
-    assert seen.text == texts_of(SHELF[name])
+    assert seen.pieces == texts_of(SHELF[name])
     assert seen.end is not None
 
 
@@ -236,7 +236,7 @@ async def test_an_engine_that_died_is_a_reset(name: str):
     seen = await met_with(Reply.capture(SHELF[name]), CHAT)
 
     assert seen.failure.startswith("WORKER_RESET")
-    assert seen.text == texts_of(SHELF[name]) != []
+    assert seen.pieces == texts_of(SHELF[name]) != []
 
 
 @pytest.mark.parametrize("name", ["v1_messages_stream", "v1_responses_stream"])
@@ -244,7 +244,7 @@ async def test_another_dialect_is_never_a_success(name: str):
     """What the engine streams on its other routes has no finish event of ours."""
     seen = await met_with(Reply.capture(SHELF[name]), CHAT)
 
-    assert (seen.text, seen.end) == ([], None)
+    assert (seen.pieces, seen.end) == ([], None)
 
 
 @pytest.mark.parametrize("path", TASKS)
@@ -255,4 +255,4 @@ async def test_a_whole_answer_is_no_stream(name: str, path: str):
     """The engine was asked to stream: what is answered in one piece is refused."""
     seen = await met_with(Reply.capture(SHELF[name]), path)
 
-    assert (seen.failure, seen.text) == ("ADAPTER decode", [])
+    assert (seen.failure, seen.pieces) == ("ADAPTER decode", [])

@@ -9,20 +9,19 @@ from typing import NamedTuple
 from llama_orch_adapter_api import (
     AdapterContext,
     AdapterError,
-    End,
     Message,
     Secret,
     Started,
     TaskRequest,
     Timeouts,
-    Token,
-    TokenEvent,
     WorkerError,
 )
 from llama_orch_adapter_testkit import (
     LoopbackEngine,
+    Outcome,
     Reply,
     captures,
+    outcome,
 )
 from llama_orch_adapter_vllm._adapter import VllmAdapter, VllmConfig
 
@@ -64,36 +63,6 @@ async def running(
             yield adapter, engine
         finally:
             await adapter.aclose()
-
-
-class Outcome(NamedTuple):
-    """What a task came to: its events, and the error they ended in."""
-
-    events: list[TokenEvent]
-    error: WorkerError | None = None
-
-    @property
-    def text(self) -> list[str]:
-        return [event.t for event in self.events if isinstance(event, Token)]
-
-    @property
-    def end(self) -> End | None:
-        last = self.events[-1] if self.events else None
-        return last if isinstance(last, End) else None
-
-    @property
-    def failure(self) -> str:
-        return f"{self.error.code} {self.error.detail}" if self.error else ""
-
-
-async def outcome(adapter: VllmAdapter, task: TaskRequest) -> Outcome:
-    events: list[TokenEvent] = []
-    try:
-        async for event in adapter.submit(task):
-            events.append(event)  # noqa: PERF401  # what came before an error is wanted too
-    except WorkerError as error:
-        return Outcome(events, error)
-    return Outcome(events)
 
 
 async def met_with(reply: Reply, path: str = COMPLETIONS) -> Outcome:

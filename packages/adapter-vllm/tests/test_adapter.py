@@ -29,6 +29,7 @@ from llama_orch_adapter_testkit import (
     cases,
     dice,
     mutilated_reply,
+    outcome,
 )
 from llama_orch_adapter_vllm._adapter import VllmConfig
 from llama_orch_adapter_vllm._wire import request_body
@@ -43,7 +44,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     STREAMS,
     TASKS,
     adapter_for,
-    outcome,
     running,
 )
 

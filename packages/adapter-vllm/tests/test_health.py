@@ -10,6 +10,7 @@ from llama_orch_adapter_api import (
 from llama_orch_adapter_testkit import (
     LoopbackEngine,
     Reply,
+    outcome,
     run_virtual,
 )
 
@@ -20,7 +21,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     SHELF,
     TASKS,
     adapter_for,
-    outcome,
     running,
 )
 

@@ -3,6 +3,7 @@
 import pytest
 from llama_orch_adapter_testkit import (
     Reply,
+    outcome,
 )
 
 from .replays import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -13,7 +14,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     SHELF,
     TASKS,
     met_with,
-    outcome,
     running,
 )
 
@@ -37,7 +37,7 @@ async def test_a_refusal_says_what_where_and_the_mend(name: str):
         seen = await outcome(adapter, TASKS[COMPLETIONS])
 
     expected = REFUSALS[name]
-    assert seen.events == []
+    assert seen.events == ()
     assert seen.error is not None
     assert (type(seen.error), seen.error.detail) == (expected.kind, expected.detail)
     assert seen.error.message.startswith(f"the engine answered {expected.words}")

@@ -10,6 +10,7 @@ from llama_orch_adapter_api import (
     WorkerReset,
 )
 from llama_orch_adapter_testkit import (
+    Outcome,
     Reply,
     all_kinds_of_cuts,
     captures,
@@ -22,7 +23,6 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     STARTED,
     STREAMS,
     TASKS,
-    Outcome,
     finish_event,
     met_with,
 )
@@ -36,11 +36,11 @@ async def test_a_captured_stream_is_read(name: str):
 
     logprobs = expected.logprobs or [None] * len(expected.text)
     assert seen == Outcome(
-        [
+        (
             STARTED,
             *(Token(t, i, logprob=p) for i, (t, p) in enumerate(zip(expected.text, logprobs, strict=True))),
             End(expected.tokens_in, expected.tokens_out, "length", seed=7),
-        ]
+        )
     )
 
 
@@ -76,10 +76,10 @@ async def test_a_stream_cut_off_is_no_success(name: str):
     seen = [await met_with(Reply.capture(one, stop_after=offset), path) for offset in offsets]
 
     ended_well = {offset for offset, got in zip(offsets, seen, strict=True) if got.end}
-    lengths = [len(got.text) for got in seen]
+    lengths = [len(got.pieces) for got in seen]
     assert ended_well == {offset for offset in offsets if offset >= finish}
     assert {got.failure for got in seen} == {"", "WORKER_RESET reset", "WORKER_RESET truncated"}
-    assert all(got.text == STREAMS[name].text[: len(got.text)] for got in seen)
+    assert all(got.pieces == STREAMS[name].text[: len(got.pieces)] for got in seen)
     assert lengths == sorted(lengths)
     assert lengths[-1] == len(STREAMS[name].text)
 
@@ -107,7 +107,7 @@ async def test_a_truncated_answer_is_never_a_success(name: str, framing: str, re
     seen = await met_with(reply, STREAMS[name].path)
 
     assert (seen.end, type(seen.error)) == (None, WorkerReset)
-    assert seen.text == STREAMS[name].text[:-1]
+    assert seen.pieces == STREAMS[name].text[:-1]
     assert seen.error is not None
     assert seen.error.phase == "decode"
 
@@ -121,7 +121,7 @@ async def test_a_finished_answer_is_a_success(name: str, framing: str, left_out:
     seen = await met_with(Reply.raw(broken_off(body, framing), stop_after=len(body) * 2), STREAMS[name].path)
 
     assert seen.error is None
-    assert seen.text == STREAMS[name].text
+    assert seen.pieces == STREAMS[name].text
     assert seen.end == End(STREAMS[name].tokens_in, STREAMS[name].tokens_out, "length", seed=7)
 
 
@@ -142,7 +142,7 @@ async def test_what_stands_between_events_is_passed_over():
         )
     )
 
-    assert seen == Outcome([STARTED, Token("a", 0), End(None, None, "stop", seed=7)])
+    assert seen == Outcome((STARTED, Token("a", 0), End(None, None, "stop", seed=7)))
 
 
 async def test_reasoning_and_tool_calls():
@@ -157,7 +157,7 @@ async def test_reasoning_and_tool_calls():
     finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
     seen = await met_with(Reply.sse([*chunks, finish, "[DONE]"]), CHAT)
 
-    assert seen.events[1:] == [
+    assert [*seen.events[1:]] == [
         Token("hm", 0, "reasoning"),
         Token("{}", 1, "tool_call"),
         End(None, None, "tool_calls", tool_calls=(ToolCall("a", "f", "{}"),), seed=7),
@@ -168,7 +168,7 @@ async def test_a_dead_core_ends_the_stream_in_its_error():
     """The engine answers 200, an error object and `[DONE]`: that is its failure, after the tokens it had sent."""
     seen = await met_with(Reply.capture(SHELF["v1_completions_stream_server_sigterm"]))
 
-    assert (seen.text, seen.failure) == ([",", " Anth", "rax", " worked"], "INTERNAL engine")
+    assert (seen.pieces, seen.failure) == ([",", " Anth", "rax", " worked"], "INTERNAL engine")
     assert seen.error is not None
     assert "500: EngineCore encountered an issue." in seen.error.message
     assert (seen.error.retriable, seen.error.engine_fault) == (True, True)
@@ -204,7 +204,7 @@ async def test_an_answer_that_is_none(reply: Reply, failure: str):
     seen = [await met_with(reply, path) for path in TASKS]
 
     assert [one.failure for one in seen] == [failure] * 2
-    assert [one.text for one in seen] == [[], []]
+    assert [one.pieces for one in seen] == [[], []]
 
 
 @pytest.mark.parametrize("path", TASKS)
@@ -216,4 +216,4 @@ async def test_a_whole_answer_is_no_stream(name: str, path: str):
     """The engine was asked to stream: what is answered in one piece is refused."""
     seen = await met_with(Reply.capture(SHELF[name]), path)
 
-    assert (seen.failure, seen.text) == ("ADAPTER decode", [])
+    assert (seen.failure, seen.pieces) == ("ADAPTER decode", [])

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from llama_orch_adapter_api import WorkerReset
+from llama_orch_adapter_api import WorkerError, WorkerReset
 from llama_orch_adapter_testkit import LoopbackEngine, Reply, Request
 from llama_orch_http_util import HttpClient
 from llama_orch_http_util._http1 import _DISTRUST
@@ -90,3 +90,33 @@ async def test_what_comes_unasked_is_nobodys_answer(unasked: bytes):
     assert raised.value.stale_connection
     assert mine.body == b"{}"
     assert connections == 2
+
+
+async def test_half_a_head_is_nobodys_answer():
+    """Battery 26, ORCH-3610: of an answer that comes unasked, half before a request, nothing is taken."""
+    sent = asyncio.Event()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 6"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        if not sent.is_set():
+            await asyncio.sleep(0.05)
+            writer.write(head[:20])
+            sent.set()
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head[20:] + b'\r\n\r\n"evil"')
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, HttpClient(f"http://{host}:{port}") as client:
+        await client.request("GET", "/health")
+        await sent.wait()
+        await asyncio.sleep(0.05)
+        with pytest.raises(WorkerError):
+            await client.request("POST", "/mine", {})
+        mine = await client.request("POST", "/mine", {})
+
+    assert mine.body == b"{}"

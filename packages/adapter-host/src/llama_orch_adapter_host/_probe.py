@@ -34,14 +34,14 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
     info = binding.info
     try:
         if binding.unanswered:
-            raise Late
+            raise _Late
         answer = await _within(PROBE_LIMIT, lambda: ask(binding.adapter), binding.unanswered)
         if isinstance(answer, kind):
             return answer
         failure: WorkerError = plugin_error(binding, f"answered a {type(answer).__name__}, not a {kind.__name__}")
     except WorkerError as error:
         failure = error
-    except Late:
+    except _Late:
         failure = DecodeTimeout(
             f"no answer within {PROBE_LIMIT:g} s · {binding.replica} · look at the engine", detail="first_token"
         )
@@ -54,7 +54,7 @@ async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None
     """Tell the adapter something; it may take `FAREWELL_LIMIT`. Whether it did it."""
     try:
         await _within(FAREWELL_LIMIT, say, set())
-    except Late:
+    except _Late:
         binding.broke(what, "TimeoutError")
         return False
     except Exception as error:  # noqa: BLE001  # as above
@@ -63,11 +63,11 @@ async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None
     return True
 
 
-class Late(Exception):
+class _Late(Exception):
     """An adapter has not answered in its time, or still owes the answer before."""
 
 
-class Unruly(Exception):
+class _Unruly(Exception):
     """An adapter ended a call by what would end more than the call: its own cancellation, or SystemExit."""
 
 
@@ -90,9 +90,9 @@ async def _within(
             task.add_done_callback(unanswered.discard)
             await asyncio.wait({task}, timeout=0)  # most end at once
     if late:
-        raise Late
+        raise _Late
     if task.cancelled():
-        raise Unruly("CancelledError")
+        raise _Unruly("CancelledError")
     return task.result()
 
 
@@ -100,7 +100,7 @@ async def _tamed(ask: Callable[[], Awaitable[object]]) -> object:
     try:
         return await ask()
     except SystemExit:
-        raise Unruly("SystemExit") from None  # asyncio would end the loop by it
+        raise _Unruly("SystemExit") from None  # asyncio would end the loop by it
 
 
 def _take(task: asyncio.Future[object]) -> None:
@@ -110,4 +110,4 @@ def _take(task: asyncio.Future[object]) -> None:
 
 
 def _name(error: Exception) -> str:
-    return str(error) if isinstance(error, Unruly) else type(error).__name__
+    return str(error) if isinstance(error, _Unruly) else type(error).__name__

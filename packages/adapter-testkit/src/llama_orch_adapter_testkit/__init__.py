@@ -11,6 +11,7 @@ from ._engine import LoopbackEngine, Script
 from ._fake import Behaviour, FakeEngine, Generation
 from ._fuzz import cases, dice, mutilated, mutilated_reply
 from ._live import Cut, LiveReply
+from ._outcome import Outcome, outcome
 from ._process import EngineProcess, Report, Seen
 from ._reply import Reply
 from ._toxics import Toxic, ToxicKind
@@ -32,6 +33,7 @@ __all__ = [
     "Load",
     "LoopbackEngine",
     "OpenAIDialect",
+    "Outcome",
     "Piece",
     "Reply",
     "Report",
@@ -47,6 +49,7 @@ __all__ = [
     "dice",
     "mutilated",
     "mutilated_reply",
+    "outcome",
     "run_virtual",
     "splits",
     "sse_cuts",

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
@@ -117,8 +116,8 @@ class FakeEngine:
         self._chance = random.Random(behaviour.seed)
         self._ready_at = time.monotonic() + behaviour.loading
         self._free = asyncio.Semaphore(behaviour.slots)
-        self._running: Counter[str] = Counter()  # "running" and "waiting"
-        self._seeds: dict[Generation, int | None] = {}  # of those that run
+        self._waiting = 0  # tasks that no slot is free for
+        self._running: dict[Generation, int | None] = {}  # with their seeds
         self._left = behaviour.die_after
 
     def __call__(self, request: Request) -> Reply | LiveReply:
@@ -141,8 +140,8 @@ class FakeEngine:
             return dialect.refusal(503, "Loading model")
         asked = dialect.asked(request)
         if asked is None or asked.workload != "completion":
-            running = tuple(self._seeds.values())
-            load = Load(self.behaviour.slots, len(running), self._running["waiting"], running)
+            seeds = tuple(self._running.values())
+            load = Load(self.behaviour.slots, len(seeds), self._waiting, seeds)
             return dialect.look(request, load) or dialect.refusal(404, "Not Found")
         behaviour = self.behaviour.for_request(asked.body)
         for status, share in behaviour.refuse.items():
@@ -157,13 +156,12 @@ class FakeEngine:
     async def _stream(self, generation: Generation, asked: Asked, behaviour: Behaviour) -> AsyncGenerator[bytes, None]:
         dialect = self._dialect
         yield dialect.head()
-        self._running["waiting"] += 1
+        self._waiting += 1
         try:
             await self._free.acquire()
         finally:
-            self._running["waiting"] -= 1
-        self._running["running"] += 1
-        self._seeds[generation] = asked.body.get("seed")
+            self._waiting -= 1
+        self._running[generation] = asked.body.get("seed")
         try:
             await asyncio.sleep(behaviour.prefill)
             tokens = behaviour.tokens if asked.tokens is None else asked.tokens
@@ -175,8 +173,7 @@ class FakeEngine:
                 await asyncio.sleep(behaviour.pace)
             yield b"".join(map(framed, dialect.last(asked, "length", tokens))) + LAST_CHUNK
         finally:
-            self._running["running"] -= 1
-            del self._seeds[generation]
+            del self._running[generation]
             self._free.release()
 
     # --- its own death

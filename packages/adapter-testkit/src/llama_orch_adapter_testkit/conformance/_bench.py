@@ -13,16 +13,11 @@ from llama_orch_adapter_api import (
     AdapterContext,
     AdapterSpec,
     Capabilities,
-    End,
     Message,
     Secret,
-    Started,
     TaskRequest,
     Timeouts,
-    Token,
-    TokenEvent,
     WorkerAdapter,
-    WorkerError,
 )
 
 from .._connection import Request
@@ -32,6 +27,7 @@ from .._dialects import LAST_CHUNK, framed
 from .._engine import LoopbackEngine, Script
 from .._fake import Behaviour, FakeEngine
 from .._live import LiveReply
+from .._outcome import Outcome, outcome
 from .._reply import Ending, Reply
 
 PIECES = (Piece("Once "), Piece("upon 🦙"), Piece("a "), Piece("naïve"), Piece(" tïme.\n"))
@@ -43,41 +39,6 @@ CLOSE = 2.0
 """Seconds that an adapter may take to close."""
 
 IDLE = Load(slots=4, running=0, waiting=0)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a task came to: its events, and the error that they ended in."""
-
-    events: tuple[TokenEvent, ...]
-    error: WorkerError | None = None
-
-    @property
-    def tokens(self) -> tuple[Token, ...]:
-        """The tokens of all channels."""
-        return tuple(event for event in self.events if isinstance(event, Token))
-
-    @property
-    def text(self) -> str:
-        """What they say."""
-        return "".join(token.t for token in self.tokens)
-
-    @property
-    def started(self) -> Started | None:
-        """The first event, if it is what it is to be."""
-        first = self.events[0] if self.events else None
-        return first if isinstance(first, Started) else None
-
-    @property
-    def end(self) -> End | None:
-        """The last event, if it is what it is to be."""
-        last = self.events[-1] if self.events else None
-        return last if isinstance(last, End) else None
-
-    def __str__(self) -> str:
-        error = self.error
-        how = f"{type(error).__name__} {error.detail}: {error}" if error else f"{self.end}"
-        return f"{len(self.tokens)} tokens, {self.text[:80]!r}, then {how}"
 
 
 @dataclass
@@ -178,17 +139,6 @@ class Bench:
         """A message of a user."""
         given: dict[str, Any] = {"messages": (Message("user", PROMPT),), "seed": 7}
         return TaskRequest(**(given | wanted))
-
-
-async def outcome(adapter: WorkerAdapter, task: TaskRequest) -> Outcome:
-    """What the task comes to. What is no `WorkerError` goes on."""
-    events: list[TokenEvent] = []
-    try:
-        async for event in adapter.submit(task):
-            events.append(event)  # noqa: PERF401  # they are kept where it raises
-    except WorkerError as error:
-        return Outcome(tuple(events), error)
-    return Outcome(tuple(events))
 
 
 async def turns(count: int = 20) -> None:

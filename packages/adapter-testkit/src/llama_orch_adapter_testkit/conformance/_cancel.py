@@ -12,8 +12,9 @@ from .._dialect import Asked
 from .._dialects import framed
 from .._engine import LoopbackEngine
 from .._fake import Behaviour, FakeEngine
+from .._outcome import outcome
 from .._reply import Reply
-from ._bench import Bench, outcome, turns
+from ._bench import Bench, turns
 from ._check import Broken, Trial, check, require
 
 ENDLESS = Behaviour(tokens=1_000_000, pace=0.001, slots=2)

@@ -7,9 +7,10 @@ from llama_orch_adapter_api import WorkerReset
 from .._dialect import Asked, Piece
 from .._dialects import LAST_CHUNK, framed
 from .._fake import Behaviour
+from .._outcome import outcome
 from .._reply import Ending, Reply
 from .._toxics import Toxic, ToxicKind
-from ._bench import PIECES, Bench, outcome
+from ._bench import PIECES, Bench
 from ._check import Trial, check, require
 
 TOKENS = 20

@@ -7,8 +7,9 @@ from typing import TypeVar
 from llama_orch_adapter_api import Embedding, End, Sampling, Score, TaskRequest, Tool
 
 from .._dialect import Asked, Piece
+from .._outcome import Outcome
 from .._reply import Reply
-from ._bench import PIECES, Outcome
+from ._bench import PIECES
 from ._check import Trial, check, require, the
 from ._stream import whole
 

@@ -6,8 +6,9 @@ from itertools import chain
 from .._cuts import sse_cuts
 from .._dialect import Asked, Piece
 from .._dialects import LAST_CHUNK, framed
+from .._outcome import outcome
 from .._reply import Reply
-from ._bench import Bench, outcome
+from ._bench import Bench
 from ._check import SSE, Trial, check, require
 from ._stream import whole
 

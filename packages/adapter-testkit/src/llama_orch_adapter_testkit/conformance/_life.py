@@ -5,7 +5,8 @@ import gc
 import warnings
 
 from .._fake import Behaviour
-from ._bench import Bench, Outcome, outcome, turns
+from .._outcome import Outcome, outcome
+from ._bench import Bench, turns
 from ._check import Trial, check, require
 from ._stream import whole
 

@@ -16,8 +16,8 @@ from llama_orch_adapter_api import (
 
 from .._dialect import Load
 from .._engine import LoopbackEngine
+from .._outcome import outcome
 from .._reply import Reply
-from ._bench import outcome
 from ._check import Broken, Trial, check, require, the
 
 BUSY = Load(slots=1, running=1, waiting=1)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._dialect import Asked, Piece
-from ._bench import Bench, outcome
+from .._outcome import outcome
+from ._bench import Bench
 from ._check import Trial, check, require
 from ._stream import whole
 from ._watch import watched

@@ -16,8 +16,9 @@ from llama_orch_adapter_api import (
 from .._dialect import Asked
 from .._dialects import LAST_CHUNK, framed
 from .._engine import LoopbackEngine
+from .._outcome import Outcome, outcome
 from .._reply import Reply
-from ._bench import PIECES, PROMPT, Bench, Outcome, outcome
+from ._bench import PIECES, PROMPT, Bench
 from ._check import Broken, Trial, check, require
 
 WAIT = 7.0

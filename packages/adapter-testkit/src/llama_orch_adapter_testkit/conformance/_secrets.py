@@ -12,8 +12,9 @@ from llama_orch_adapter_api import WorkerError
 from .._connection import Request
 from .._dialect import Dialect
 from .._engine import LoopbackEngine
+from .._outcome import outcome
 from .._reply import Reply
-from ._bench import PROMPT, Bench, outcome
+from ._bench import PROMPT, Bench
 from ._check import Trial, check, require
 
 

@@ -3,7 +3,8 @@
 from llama_orch_adapter_api import End, Metrics, Started, Token
 
 from .._dialect import Piece
-from ._bench import PIECES, Bench, Outcome
+from .._outcome import Outcome
+from ._bench import PIECES, Bench
 from ._check import Broken, Trial, check, require
 
 TEXT = "".join(piece.text for piece in PIECES)
