@@ -46,7 +46,14 @@ def test_notations(address: ipaddress.IPv4Address) -> None:
 def test_carried_in_ipv6(address: ipaddress.IPv4Address) -> None:
     """Mapped, translated or tunnelled, an address is what it was."""
     halves = f"{int(address) >> 16:x}:{int(address) & 0xFFFF:x}"
-    for host in (f"::ffff:{address}", f"::ffff:{halves}", f"64:ff9b::{halves}", f"2002:{halves}::1", f"::{halves}"):
+    for host in (
+        f"::ffff:{address}",
+        f"::ffff:{halves}",
+        f"64:ff9b::{halves}",
+        f"64:ff9b:1::{halves}",
+        f"2002:{halves}::1",
+        f"::{halves}",
+    ):
         assert told(host) == expected(address)
 
 

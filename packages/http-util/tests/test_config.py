@@ -125,8 +125,14 @@ REFUSED = [
     Refused("http://engine?", "url http://engine holds a query or fragment; give the base URL alone"),
     Refused(f"http://engine#{CANARY}", "url http://engine holds a query or fragment; give the base URL alone"),
     Refused("http://engine#", "url http://engine holds a query or fragment; give the base URL alone"),
-    Refused("http://engine:99999", "url http://engine has a port that is no port; give a number up to 65535"),
-    Refused("http://engine:web", "url http://engine has a port that is no port; give a number up to 65535"),
+    Refused("http://engine:99999", "url http://engine has a port that is no port; give a number from 1 to 65535"),
+    Refused("http://engine:web", "url http://engine has a port that is no port; give a number from 1 to 65535"),
+    Refused("http://engine:0", "url http://engine has a port that is no port; give a number from 1 to 65535"),
+    Refused("http://engine:", "url http://engine has a port that is no port; give a number from 1 to 65535"),
+    *(
+        Refused(f"http://{host}", f"url http://{host} is not in ASCII; give the host as DNS has it, xn--…")
+        for host in ("①⑥⑨.254.169.254", "169。254。169。254", "\uff11\uff16\uff19.254.169.254", "bücher.example")
+    ),
     Refused("http://[::1", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
     Refused("http://[engine]", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
     Refused(

@@ -10,9 +10,11 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from threading import Barrier, Event
+from weakref import ReferenceType, ref
 
 import aiohttp
 import pytest
+from llama_orch_adapter_api import WorkerError
 from llama_orch_adapter_testkit import LoopbackEngine, Reply
 from llama_orch_http_util import HttpClient, HttpConfig, _session
 from llama_orch_http_util._http1 import Http1
@@ -174,6 +176,47 @@ def test_one_client_on_loops_at_once() -> None:
     assert serving.result() == 4
 
 
+def test_a_client_keeps_no_loop_that_is_closed() -> None:
+    """However many loops a client is used on one after the other, it holds the latest alone (ORCH-3610)."""
+    loops: list[ReferenceType[asyncio.AbstractEventLoop]] = []
+    client = HttpClient("http://127.0.0.1:1")
+
+    async def ask() -> None:
+        loops.append(ref(asyncio.get_running_loop()))
+        with pytest.raises(WorkerError):
+            await client.request("GET", "/health")
+
+    for _ in range(20):
+        asyncio.run(ask())
+    gc.collect()
+
+    assert sum(loop() is not None for loop in loops) <= 1
+
+
+def test_each_loop_has_its_own_session() -> None:
+    """Loops in threads that ask one client at the same instant are never handed each other's session (ORCH-3610)."""
+    client = HttpClient("http://127.0.0.1:1")
+    transport = client._transport
+    assert isinstance(transport, Http1)
+
+    async def look() -> set[int]:
+        await asyncio.to_thread(together.wait)
+        seen = {id(transport.session()) for _ in range(30_000)}
+        await client.aclose()
+        return seen
+
+    together = Barrier(3)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            seen = list(threads.map(lambda _: asyncio.run(look()), range(3)))
+    finally:
+        sys.setswitchinterval(before)
+
+    assert [len(one) for one in seen] == [1, 1, 1]
+
+
 def test_a_loop_that_ends_closes_its_session() -> None:
     """What nobody closed is closed with its loop, quietly (ORCH-3610)."""
     shared = asyncio.run(held_session())
@@ -243,6 +286,7 @@ def test_an_ended_loops_session_is_not_closed_twice() -> None:
 
 CARELESS = """
 import asyncio
+from llama_orch_adapter_api import WorkerError
 from llama_orch_adapter_testkit import LoopbackEngine, Reply
 from llama_orch_http_util import HttpClient
 
@@ -287,6 +331,7 @@ def test_the_receive_buffer_is_small() -> None:
 
 FRUGAL = """
 import asyncio, sys
+from llama_orch_adapter_api import WorkerError
 from llama_orch_adapter_testkit import LoopbackEngine, Reply
 from llama_orch_http_util import HttpClient, HttpConfig
 

@@ -11,8 +11,9 @@ _METADATA = frozenset(
 )
 """Where clouds keep their metadata, beside 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
 
-_CARRIERS = (bytes(12), bytes.fromhex("0064ff9b") + bytes(8))
-"""IPv6 prefixes before an IPv4 address: IPv4-compatible (RFC 4291 §2.5.5.1) and NAT64 (RFC 6052 §2.1)."""
+_CARRIERS = (bytes(12), bytes.fromhex("0064ff9b") + bytes(8), bytes.fromhex("0064ff9b0001") + bytes(6))
+"""IPv6 prefixes before an IPv4 address: IPv4-compatible (RFC 4291 §2.5.5.1), NAT64 (RFC 6052 §2.1) and a site's own
+NAT64 (RFC 8215)."""
 
 
 def address_of(host: str) -> Address | None:

@@ -102,12 +102,14 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
     shown = f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else "without a scheme"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"url is {shown}; give http://HOST:PORT or https://HOST:PORT")
+    if not parts.hostname.isascii():  # such digits and dots become an address only after it was looked at
+        raise ValueError(f"url {shown} is not in ASCII; give the host as DNS has it, xn--…")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"url {shown} holds a user or password; take them out and set api_key")
     if "?" in url or "#" in url:
         raise ValueError(f"url {shown} holds a query or fragment; give the base URL alone")
     if not _has_a_good_port(parts):
-        raise ValueError(f"url {shown} has a port that is no port; give a number up to 65535")
+        raise ValueError(f"url {shown} has a port that is no port; give a number from 1 to 65535")
     if config.http_version == "2" and parts.scheme == "http":
         raise ValueError(
             f"url {shown} is plain http, which carries no HTTP/2; use https, or http.http_version = 'auto'"
@@ -126,10 +128,9 @@ def _parts(url: str) -> SplitResult | None:
 
 def _has_a_good_port(parts: SplitResult) -> bool:
     try:
-        _ = parts.port
+        return parts.port != 0 and not parts.netloc.endswith(":")
     except ValueError:
         return False
-    return True
 
 
 def _check_far_end(shown: str, scheme: str, host: str, config: HttpConfig, *, with_key: bool) -> None:

@@ -16,7 +16,7 @@ from llama_orch_adapter_api import Phase, WorkerError
 from ._config import MIB, HttpConfig
 from ._errors import TRANSPORT_FAILURES, ClosedHere, StaleConnection, error_of_exception, no_certificates
 from ._retry import IDEMPOTENT
-from ._session import SharedSession, borrow, give_back
+from ._session import SharedSession, borrow, give_back, of_closed_loops
 from ._tls import context_for
 
 _DISTRUST = 0.5
@@ -37,8 +37,9 @@ class Http1:
         self._timeout = aiohttp.ClientTimeout(total=None, connect=config.connect, sock_read=config.sock_idle)
         self._timeout_of_streams = aiohttp.ClientTimeout(total=None, connect=config.connect)
         self._distrusts_until = 0.0  # on the loop's clock
-        self._latest: asyncio.AbstractEventLoop | None = None  # whose session that is; looking it up takes a while
-        self._session: aiohttp.ClientSession | None = None
+        self._latest: tuple[asyncio.AbstractEventLoop, aiohttp.ClientSession] | None = (
+            None  # looking it up takes a while
+        )
         self._loans: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession] = WeakKeyDictionary()
 
     async def send(
@@ -90,7 +91,7 @@ class Http1:
 
     async def aclose(self) -> None:
         """See `Transport`."""
-        self._latest = self._session = None
+        self._latest = None
         shared = self._loans.pop(asyncio.get_running_loop(), None)
         if shared is not None:
             await give_back(shared)
@@ -98,17 +99,21 @@ class Http1:
     def session(self) -> aiohttp.ClientSession:
         """The running loop's session; soon after a stale connection, the one that keeps none."""
         loop = asyncio.get_running_loop()
-        if loop is not self._latest or loop.time() < self._distrusts_until or self._session is None:
-            kept = loop.time() >= self._distrusts_until
-            self._session = self.shared().of(checked=not self._config.allow_link_local, kept=kept)
-            self._latest = loop if kept else None
-        return self._session
+        latest = self._latest  # read once: loops in other threads set it too
+        kept = loop.time() >= self._distrusts_until
+        if kept and latest is not None and latest[0] is loop:
+            return latest[1]
+        session = self.shared().of(checked=not self._config.allow_link_local, kept=kept)
+        self._latest = (loop, session) if kept else None
+        return session
 
     def shared(self) -> SharedSession:
         """The running loop's sessions with what lives beside them, borrowed at the first call."""
         loop = asyncio.get_running_loop()
         shared = self._loans.get(loop)
         if shared is None:
+            for _ in of_closed_loops(self._loans):
+                pass  # whoever borrows next on any loop abandons them
             shared = self._loans[loop] = borrow()
         return shared
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Coroutine, Hashable
+from collections.abc import AsyncGenerator, Coroutine, Hashable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -92,7 +92,8 @@ def borrow() -> SharedSession:
     loop = asyncio.get_running_loop()
     shared = _sessions.get(loop)
     if shared is None:
-        _forget_closed_loops()
+        for left in of_closed_loops(_sessions):
+            left.abandon()
         shared = _sessions[loop] = SharedSession()
     shared.borrowers += 1
     return shared
@@ -111,11 +112,12 @@ def _run_now(steps: Coroutine[Any, Any, None]) -> None:
         steps.send(None)
 
 
-def _forget_closed_loops() -> None:
-    for reference in _sessions.keyrefs():  # a list, whatever other threads' loops do meanwhile
+def of_closed_loops(sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedSession]) -> Iterator[SharedSession]:
+    """The sessions of loops that are closed, each taken out: it holds its loop, which would never be let go of."""
+    for reference in sessions.keyrefs():  # a list, whatever other threads' loops do meanwhile
         loop = reference()
-        if loop is not None and loop.is_closed() and (shared := _sessions.pop(loop, None)):
-            shared.abandon()
+        if loop is not None and loop.is_closed() and (shared := sessions.pop(loop, None)):
+            yield shared
 
 
 def _open_session(*, checked: bool, kept: bool) -> aiohttp.ClientSession:
