@@ -14,8 +14,12 @@ _UNSENT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 _OF_THE_MESSAGE = frozenset({
     *("connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"),
+    *("accept-encoding", "content-encoding"),
 })  # fmt: skip
-"""Headers that say how a message is sent, which each version of HTTP does in its own way (RFC 9113 §8.2.2)."""
+"""Headers that say how a message is sent, which each version of HTTP does in its own way (RFC 9113 §8.2.2).
+
+So for how its body is encoded: the client encodes none, and takes none.
+"""
 
 
 def check_path(path: str, where: str) -> None:
