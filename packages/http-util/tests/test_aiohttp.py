@@ -102,6 +102,8 @@ def test_the_names_that_are_used() -> None:
     assert {"_buffer", "_waiter"} <= set(StreamReader.__slots__)
     assert all(hasattr(StreamReader, name) for name in ("_read_nowait", "on_eof", "is_eof", "at_eof", "set_exception"))
     assert all(hasattr(ResponseHandler, name) for name in ("closed", "force_close", "exception"))
+    assert hasattr(ResponseHandler, "start_timeout")
+    assert inspect.getsource(aiohttp.ClientResponse.start).count("if self._continue is not None") == 1
     assert all(hasattr(Connection, name) for name in ("protocol", "transport"))
     assert inspect.iscoroutinefunction(aiohttp.ClientResponse.start)
     assert not hasattr(EmptyStreamReader(), "_buffer")

@@ -85,6 +85,31 @@ async def test_the_largest_body() -> None:
                 assert error.message == f"the answer is larger than 100000 bytes · {client.where}"
 
 
+@BOTH_WAYS
+async def test_interim_heads_without_end(fail: Fail) -> None:
+    """1xx heads are passed over, a handful of them; who sends more of them and no answer is given up."""
+    for count in (9, 100_000):
+        heads = Reply.raw(b"HTTP/1.1 102 Wait\r\n\r\n" * count, hang=True)
+        async with answering(heads) as engine, HttpClient(engine.url) as client:
+            error = await fail(client)
+
+            assert (type(error), error.detail, error.answered) == (AdapterError, "decode", True)
+            assert "the answer is not HTTP (1xx heads without end)" in error.message
+            await (await engine.request()).disconnected()
+
+
+async def test_a_handful_of_interim_heads() -> None:
+    """1xx heads are passed over, whether they come with the answer or before it."""
+    heads = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    for pieces in ((heads * 8 + answer,), (*[heads] * 8, answer)):
+        async with answering(Reply(pieces)) as engine, HttpClient(engine.url) as client:
+            for _ in range(2):  # of which the second has the same connection
+                assert (await client.request("GET", "/health")).body == b"{}"
+
+            assert engine.connections_made == 1
+
+
 async def test_an_endless_body() -> None:
     """A body without end is given up at its bound: bounded memory, the loop goes on (battery 6, json_hostile)."""
     async with answering(endless("HTTP/1.1 200 OK")) as engine, HttpClient(engine.url) as client:

@@ -65,6 +65,7 @@ def test_connecting_takes_too_long(where: str, fail: Fail, monkeypatch: pytest.M
 SILENCES = {
     "no head": b"",
     "in the head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "after a 1xx head": b"HTTP/1.1 103 Early Hints\r\n\r\n",
     "no body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
     "in the body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{",
 }

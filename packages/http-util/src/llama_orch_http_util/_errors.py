@@ -219,6 +219,12 @@ class BrokenAnswer(aiohttp.ClientPayloadError):
     told: str | None = None
 
 
+class OnlyInterim(HttpProcessingError):
+    """One 1xx head came after the other, and no answer."""
+
+    told = "1xx heads without end"
+
+
 class ClosedHere(aiohttp.ClientError):
     """The client was closed, or the last that shared its connections, while the request was under way."""
 

@@ -10,21 +10,35 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-from ._errors import BrokenConnection, StaleConnection
+from ._errors import BrokenConnection, OnlyInterim, StaleConnection
+
+_INTERIM = 8
+"""1xx heads that may come before an answer's own; both engines send none."""
 
 _kept: WeakSet[ResponseHandler] = WeakSet()
 """Connections that have carried an answer."""
 
 
 class Response(aiohttp.ClientResponse):
-    """A response that differs from aiohttp's in five ways.
+    """A response that differs from aiohttp's in six ways.
 
     - A request that said Connection: close is its connection's last, though the answer say Keep-Alive.
     - A body whose framing is broken ends with its connection, instead of never.
     - A kept connection on which something came unasked is stale: it would be taken for the answer to this request.
     - A connection that ends before the head says whether it was a kept one, and only then aiohttp repeats a GET.
     - A connection is dropped at once, also over TLS, where the peer would be given 30 s to say goodbye.
+    - 1xx heads are counted, and a silence after one is too long when any other is: aiohttp's timer stops at each.
     """
+
+    _interim = 0
+
+    @property
+    def _continue(self) -> None:  # type: ignore[override]  # nobody sets it: no request of ours says Expect
+        """Nobody is asked to go on here; aiohttp looks at it after each 1xx head, and nowhere else."""
+        self._interim += 1
+        if self._interim > _INTERIM:
+            raise OnlyInterim
+        cast("ResponseHandler", self._protocol).start_timeout()
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Wait for the head."""
