@@ -51,6 +51,7 @@ CASES = {
     "bom_broken": Case(b"\xef\xbbdata: a\n\ndata: b\n\n", said(b"b")),
     "bom_alone": Case(BOM, []),
     "multi_line": Case(b"data: a\ndata: b\ndata:c\n\n", said(b"a\nb\nc")),
+    "multi_line_crlf": Case(b"data: a\r\ndata: b\r\n\r\n", said(b"a\nb")),
     "multi_line_empty": Case(b"data\ndata:\ndata: \n\n", said(b"\n\n")),
     "multi_line_with_others": Case(b"data: a\n: c\nid: 1\ndata: b\n\n", [(b"a\nb", "message", "1")]),
     "empty_data": Case(b"data:\n\ndata\n\ndata: \n\n", said(b"", b"", b"")),
@@ -148,6 +149,16 @@ def test_every_pair_of_splits(case: Case) -> None:
     assert decoded(single_bytes(body)) == expected
     for places in combinations_with_replacement(range(len(body) + 1), 2):
         assert decoded(cut(body, *places)) == expected, places
+
+
+@each_case
+def test_empty_chunks_say_nothing(case: Case) -> None:
+    """An empty chunk between any two bytes, CR and LF among them, changes nothing."""
+    decoder = SSEDecoder()
+    views = [view for byte in single_bytes(case.body) for piece in (b"", byte) for view in decoder.feed_data(piece)]
+
+    assert views == [data for data, _, _ in case.events]
+    assert decoded(piece for byte in single_bytes(case.body) for piece in (byte, b""))[0].events == case.events
 
 
 @each_capture

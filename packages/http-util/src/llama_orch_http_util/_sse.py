@@ -89,8 +89,7 @@ class SSEDecoder:
         Raises FrameTooLarge as soon as a bound is passed, then and ever after; the first one carries the events before.
         """
         frames: list[Frame] = []
-        if chunk or self._broken:
-            self._feed(chunk, 0, frames)
+        self._feed(chunk, 0, frames)
         return frames
 
     def feed_data(self, chunk: bytes) -> list[memoryview]:
@@ -116,6 +115,8 @@ class SSEDecoder:
         """Take what a chunk holds from `start` on."""
         if self._broken:
             raise FrameTooLarge(*self._broken)
+        if not chunk:
+            return  # and whether a CR came last is known as before
         cut = self._cut_any if self._after_cr or _CR in chunk else self._cut_lf
         try:
             start = cut(chunk, start, frames)
