@@ -8,7 +8,8 @@ _cut_lf  the usual stream: LF alone ends lines. Events that are one `data: …` 
          runs, each with one search and one view.
 _cut_any CR, LF and CRLF, mixed. A CR ends its line at once; an LF that opens the next chunk belongs to it.
 _take    one line: joined with its beginning if that came in an earlier chunk, then read as a field.
-_field   data, event, id, retry; everything else is passed over. An empty line dispatches what was gathered.
+_field   data, event, id, retry; everything else says nothing. An empty line dispatches what was gathered.
+_pass    after a line that said nothing, all that follow are passed over with one search.
 
 Nothing is copied but a line that straddles chunks and data of more than one line. Nothing that waits is scanned again,
 so chunks of one byte cost linear time; what waits is bounded by `max_line` and `max_event`.
@@ -22,6 +23,8 @@ import msgspec
 _BOM = b"\xef\xbb\xbf"
 _CR = 0x0D  # as a number: `in` finds it four times as fast as b"\r"
 _LINE_END = re.compile(rb"\r\n?|\n")
+_BEFORE_A_FIELD = re.compile(rb"[\r\n](?=data|event|id|retry)")
+_BEFORE_A_FIELD_OR_AN_END = re.compile(rb"(?:\r\n?+|\n)(?=data|event|id|retry|[\r\n])")
 _RETRY_DIGITS = 15
 """A longer `retry` is passed over: it is no span of time, and int() takes quadratic time or refuses."""
 
@@ -138,8 +141,8 @@ class SSEDecoder:
                 frames += [Frame(view, "message", self._id) for view in run]
             if (end := chunk.find(b"\n", start)) < 0:
                 break
-            self._take(chunk, start, end, frames)
-            start = end + 1
+            said = self._take(chunk, start, end, frames)
+            start = end + 1 if said or not bounded else self._pass(chunk, end + 1)
         return start
 
     def _take_run(self, chunk: bytes, start: int, run: list[memoryview]) -> int:
@@ -160,18 +163,30 @@ class SSEDecoder:
         """Take the lines of a chunk, whatever ends them; where the unfinished last line begins."""
         if self._after_cr and chunk.startswith(b"\n"):
             start += 1
-        for line_end in _LINE_END.finditer(chunk, start):
+        bounded = len(chunk) <= self._lower_bound
+        line_ends = _LINE_END.finditer(chunk, start)
+        while (line_end := next(line_ends, None)) is not None:
             end, after = line_end.span()
-            self._take(chunk, start, end, frames)
+            said = self._take(chunk, start, end, frames)
             start = after
+            if bounded and not said:
+                start = self._pass(chunk, after)
+                line_ends = _LINE_END.finditer(chunk, start)
         self._after_cr = chunk.endswith(b"\r")
         return start
+
+    def _pass(self, chunk: bytes, start: int) -> int:
+        """Pass over lines that say nothing: comments, unknown fields and, between events, empty ones."""
+        search = (_BEFORE_A_FIELD if self._between_events else _BEFORE_A_FIELD_OR_AN_END).search
+        found = search(chunk, start - 1)  # where the line before ended
+        return found.end() if found else max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) + 1
 
     @property
     def _between_events(self) -> bool:
         return self._data is None and not (self._tail or self._event or self._first)
 
-    def _take(self, chunk: bytes, start: int, end: int, frames: list[Frame]) -> None:
+    def _take(self, chunk: bytes, start: int, end: int, frames: list[Frame]) -> bool:
+        """Whether the line said something."""
         self._check_line(end - start)
         if self._tail:
             chunk = b"".join((self._tail, memoryview(chunk)[start:end]))
@@ -181,13 +196,15 @@ class SSEDecoder:
             self._first = False
             start += len(_BOM) if chunk.startswith(_BOM) else 0
         if start < end:
-            self._field(chunk, start, end)
-            return
-        if self._data is not None:
-            frames.append(Frame(_read_only(self._data), self._event or "message", self._id))
+            return self._field(chunk, start, end)
+        if self._data is None:
+            self._event = ""
+            return False
+        frames.append(Frame(_read_only(self._data), self._event or "message", self._id))
         self._data, self._event = None, ""
+        return True
 
-    def _field(self, chunk: bytes, start: int, end: int) -> None:
+    def _field(self, chunk: bytes, start: int, end: int) -> bool:
         colon = chunk.find(b":", start, end)
         if colon < 0:
             colon = value = end
@@ -202,6 +219,9 @@ class SSEDecoder:
                 self._id = chunk[value:end].decode(errors="replace")
             case b"retry" if chunk[value:end].isdigit() and end - value <= _RETRY_DIGITS:
                 self.retry_ms = int(chunk[value:end])
+            case _:
+                return False
+        return True
 
     def _add_data(self, line: memoryview) -> None:
         held = self._data
