@@ -179,14 +179,14 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """
     if value is None:
         return None
-    if value.strip().isdecimal():
-        return min(float(value), _YEAR)
+    if (seconds := value.strip()).isdecimal():
+        return min(float(seconds), _YEAR)
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        return None
+    if moment.tzinfo is None:  # C's asctime names no zone, -0000 says that none is known; HTTP's dates are all in UTC
+        moment = moment.replace(tzinfo=UTC)
     return min(max(0.0, (moment - (now or datetime.now(UTC))).total_seconds()), _YEAR)
 
 
