@@ -18,6 +18,7 @@ from llama_orch_adapter_api import (
 
 from ._binding import Binding
 from ._config import ConfigError, HostConfig, check_name, read_replica, read_replicas
+from ._exits import is_strangers
 from ._plugins import Plugins
 from ._policy import LEAST_IN_FLIGHT, PoolPolicy
 
@@ -100,7 +101,9 @@ class Blueprint(NamedTuple):
         )
         try:
             return self.spec.factory(context)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_strangers(error):
+                raise
             told = str(error) if isinstance(error, ValueError) else type(error).__name__
             raise ConfigError([f"replica {self.replica}: {told}"]) from error
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from llama_orch_adapter_api import End, Phase, TaskRequest, Token, TokenEvent, WorkerError
 
 from ._binding import Binding
+from ._exits import is_strangers
 from ._late import overdue, silent
 from ._opening import opened, plugin_error
 
@@ -230,7 +231,7 @@ class Flight:
         if from_outside is not None:
             self.abandon()
             raise from_outside
-        if self.outcome is None and isinstance(error, Exception):
+        if self.outcome is None and error is not None:
             self._settle(self._failure(error))
         return await self._tell()
 
@@ -251,7 +252,8 @@ class Flight:
         while self._sent:
             self._sent -= 1
             task.uncancel()
-        if error is None or isinstance(error, Exception) or (sent and isinstance(error, asyncio.CancelledError)):
+        ours = sent and isinstance(error, asyncio.CancelledError)
+        if error is None or ours or isinstance(error, Exception) or is_strangers(error):
             return asyncio.CancelledError() if task.cancelling() > self._cancels else None
         return error
 
@@ -310,7 +312,7 @@ class Flight:
         if error is not None:
             self.binding.broke("closing a stream", type(error).__name__)
 
-    def _failure(self, error: Exception) -> WorkerError:
+    def _failure(self, error: BaseException) -> WorkerError:
         if isinstance(error, WorkerError):
             return error
         if isinstance(error, StopAsyncIteration):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
+from ._exits import is_strangers
 from ._guard import PluginLimits
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ class Leash:
     """Of one function. Three faults in a row, and it is `off`: who holds the leash calls it no more.
 
     A fault is whatever it raises, an attempt to end the process included, or an answer that took longer than `SLOW`,
-    which counts nevertheless. Ctrl-C and cancellations go through.
+    which counts nevertheless. Ctrl-C, cancellations and what a signal's handler raises to end the process go through.
     """
 
     __slots__ = ("_clock", "_strikes", "off")
@@ -45,7 +46,9 @@ class Leash:
             answer = ask()
         except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
             raise
-        except BaseException as error:  # noqa: BLE001  # a stranger's code, and none of the task's trouble
+        except BaseException as error:  # a stranger's code, and none of the task's trouble
+            if isinstance(error, SystemExit) and not is_strangers(error):
+                raise
             fault = type(error).__name__
         else:
             took = self._clock() - began

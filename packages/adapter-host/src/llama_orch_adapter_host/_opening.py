@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from llama_orch_adapter_api import AdapterError, TaskRequest, TokenEvent, WorkerError
 
 from ._binding import Binding
+from ._exits import is_strangers
 
 
 def opened(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
@@ -14,7 +15,9 @@ def opened(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
         events = binding.adapter.submit(task)
     except WorkerError as error:
         raise _at(binding, error) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_strangers(error):
+            raise
         raise _at(binding, plugin_error(binding, f"raised {type(error).__name__} in submit()")) from error
     if hasattr(events, "__anext__"):
         return events

@@ -7,6 +7,7 @@ from typing import TypeVar
 from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps
 
 from ._binding import Binding
+from ._exits import is_strangers
 from ._opening import plugin_error
 
 T = TypeVar("T")
@@ -99,7 +100,9 @@ async def _within(
 async def _tamed(ask: Callable[[], Awaitable[object]]) -> object:
     try:
         return await ask()
-    except SystemExit:
+    except SystemExit as error:
+        if not is_strangers(error):
+            raise
         raise _Unruly("SystemExit") from None  # asyncio would end the loop by it
 
 
