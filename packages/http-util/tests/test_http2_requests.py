@@ -4,6 +4,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from llama_orch_adapter_api import PoolUnavailable
+from llama_orch_adapter_testkit import Reply
 from llama_orch_http_util import HttpClient, HttpConfig
 from llama_orch_http_util._http1 import Http1
 from llama_orch_http_util._negotiated import Negotiated
@@ -39,6 +41,30 @@ async def test_headers_mean_the_same(tmp_path: Path) -> None:
 
     assert [(fields["host"], fields["user-agent"]) for fields in seen] == [("engine.example", "mine")] * 4
     assert {fields["x-odd"].encode("latin-1" if "accept" in fields else "utf-8") for fields in seen} == {b"\xc3\xa9"}
+
+
+async def test_a_header_that_comes_twice(tmp_path: Path) -> None:
+    """Of two headers of one name the first counts: in a whole answer and in a refusal, over HTTP/2 as over 1.1."""
+    twice = {"Retry-After": "7", "retry-after": "9", "X-Of": "one", "x-of": "two"}
+
+    async def script(stream: Far) -> None:
+        stream.head(200 if stream.path == "/props" else 429, twice, end=True)
+
+    for version in ("1.1", "2"):
+        config = trusting(tmp_path, http_version=version)
+        async with (
+            FarEnd(
+                script, http1=lambda asked: Reply.json(200 if asked.path == "/props" else 429, {}, headers=twice)
+            ) as far,
+            HttpClient(far.url, config) as client,
+        ):
+            answer = await client.request("GET", "/props")
+            with pytest.raises(PoolUnavailable) as caught:
+                await client.request("GET", "/refused")
+
+            assert answer.http_version == version
+            assert (answer.headers["retry-after"], answer.headers["x-of"]) == ("7", "one")
+            assert caught.value.retry_after == 7
 
 
 async def test_targets_mean_the_same(tmp_path: Path) -> None:

@@ -210,7 +210,11 @@ def _encoding_of(answer: Answer) -> str | None:
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+    """Of a header that comes twice the first counts, as it does when aiohttp is asked for one."""
+    fields: dict[str, str] = {}
+    for name, value in headers.items():
+        fields.setdefault(name.lower(), value)
+    return fields
 
 
 class StreamRequest(Generic[T]):

@@ -230,7 +230,9 @@ class Wire:
     def _on_head(self, event: events.ResponseReceived) -> None:
         exchange = self._streams.get(event.stream_id)
         if exchange is not None:
-            fields = {name.decode(*_TEXT): value.decode(*_TEXT) for name, value in _pairs(event.headers)}
+            fields: dict[str, str] = {}
+            for name, value in _pairs(event.headers):
+                fields.setdefault(name.decode(*_TEXT), value.decode(*_TEXT))
             status = fields.pop(":status")
             if not (len(status) == 3 and status.isascii() and status.isdecimal() and status >= "100"):
                 raise Breach("PROTOCOL_ERROR")

@@ -13,7 +13,7 @@ class Answer(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """To be looked up by lower-case name; how a name is written in it is the transport's."""
+        """To be looked up by lower-case name; how one is written in it is the transport's. Of two the first counts."""
 
     @property
     def http_version(self) -> str:
