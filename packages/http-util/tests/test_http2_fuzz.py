@@ -29,7 +29,9 @@ def conversation(chance: random.Random) -> list[bytes]:
         client.send_headers(number, HEAD, end_stream=True)
     server.receive_data(client.data_to_send())
     for number in (1, 3, 5):
-        server.send_headers(number, [(":status", "200"), ("content-type", "text/event-stream"), ("x", "y" * 50)])
+        length = [("content-length", str(chance.choice([0, 9, 18, 45])))] if chance.random() < 0.3 else []
+        head = [(":status", "200"), ("content-type", "text/event-stream"), ("x", "y" * 50), *length]
+        server.send_headers(number, head)
     said.append(server.data_to_send())
     for _ in range(chance.randint(1, 12)):
         server.send_data(

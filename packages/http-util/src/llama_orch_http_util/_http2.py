@@ -5,7 +5,7 @@ written at its end, together.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from ._errors import BrokenConnection, OtherVersion
@@ -82,11 +82,12 @@ class Connection(asyncio.Protocol):
             return Setback("unstarted", error)
         return Setback(of_goaway(self._told or "NO_ERROR", first=True), error)
 
-    def open(self, head: Iterable[tuple[str, str]], *, body: bool, idle: float) -> Exchange:
+    def open(self, head: Sequence[tuple[str, str]], *, body: bool, idle: float) -> Exchange:
         """Begin a stream with this head; `can_open` held just now."""
         number = self._wire.begin(head, body=body)
         exchange = Exchange(self, number, self._where, window=self._limits.window, idle=idle)
         exchange.sent = not body
+        exchange.bodiless = (":method", "HEAD") in head
         exchange.heard_before = self._heard
         self._streams[number] = exchange
         self._opened += 1

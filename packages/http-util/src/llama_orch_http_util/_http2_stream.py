@@ -45,8 +45,9 @@ class Exchange:
         self.phase: Phase = "first_token"
         self.sent = False
         self.heard_before = 0  # how often its connection had been heard when it began
-        self.direct = False  # its body is taken from the frames, past h2
+        self.bodiless = False  # its answer has no body, whatever length that tells
         self.room = window  # bytes that the peer may still send
+        self._missing: int | None = None  # bytes of the length that was told which have not come
         self._carrier = carrier
         self._where = where
         self._window = window
@@ -66,6 +67,16 @@ class Exchange:
     def ended(self) -> bool:
         """See `Answer`."""
         return self._over and not self._parts and self._setback is None
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether more came than was told."""
+        return self._missing is not None and self._missing < 0
+
+    @property
+    def is_too_short(self) -> bool:
+        """Whether less came than was told."""
+        return self._missing is not None and self._missing > 0
 
     async def upload(self, body: bytes) -> None:
         """Send the body as the peer has room for it; an answer that refuses the request ends it before, or a failure.
@@ -130,10 +141,11 @@ class Exchange:
             with suppress(RuntimeError):  # the loop is closed, and its sockets with it
                 self._loop.call_soon_threadsafe(self.close)
 
-    def began(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head is here."""
+    def began(self, status: int, headers: Mapping[str, str], length: int | None) -> None:
+        """The head is here; `length` of the body, where it tells that."""
         self.status = status
         self.headers = headers
+        self._missing = length
         self.wake()
 
     def came(self, data: bytes, padding: int) -> None:
@@ -141,6 +153,8 @@ class Exchange:
         self._owed += padding
         if data:
             self._parts.append(data)
+            if self._missing is not None:
+                self._missing -= len(data)
         self.wake()
 
     def finished(self) -> None:

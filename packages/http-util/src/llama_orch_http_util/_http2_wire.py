@@ -1,11 +1,12 @@
 """What is said on one HTTP/2 connection, without I/O: h2, and what goes past it.
 
 bytes → frames, one by one → h2 → events → the stream they belong to. Past h2 go GOAWAY (see `_http2_frames`) and, with
-`direct_data`, the bodies of answers without a length, which are what there is most of: h2 is told of their end alone,
-and their windows are kept here.
+`direct_data`, the bodies of answers, which are what there is most of: h2 is told of their end alone, and their windows
+are kept here. A malformed answer (see `_http2_heads`) ends its stream alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +35,7 @@ from ._http2_frames import (
     stream_of,
     window_update,
 )
+from ._http2_heads import Fields, LengthKeeper, Malformed, check_trailers, head_of
 from ._http2_stream import Exchange
 
 SHARED_WINDOW = 16 * 1024 * 1024
@@ -52,7 +54,6 @@ _LARGEST_TABLE = 4096
 
 _MOST_LEFT = 1024
 _PING = b"llamaorc"
-_TEXT = ("utf-8", "surrogateescape")
 
 
 class Http2Limits(msgspec.Struct, frozen=True):
@@ -73,7 +74,7 @@ class Hearer(Protocol):
         """The peer ends the connection."""
 
     def was_reset(self, number: int, code: str) -> None:
-        """The peer ended a stream."""
+        """A stream was ended, by the peer or for its malformed answer."""
 
     def has_room(self) -> None:
         """The peer takes more of the requests' bodies, perhaps."""
@@ -88,7 +89,9 @@ class Wire:
         self._hearer = hearer
         self._direct_data = limits.direct_data
         self._frames = FrameSplitter()
-        self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        unchecked = H2Configuration(client_side=True, header_encoding=None, validate_inbound_headers=False)
+        self._h2 = H2Connection(unchecked)
+        self._h2.decoder = self._heads = LengthKeeper(H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE)
         self._h2.local_settings = Settings(
             client=True,
             initial_values={
@@ -133,14 +136,14 @@ class Wire:
 
     def acknowledge(self, exchange: Exchange, size: int) -> None:
         """Let the peer send so many bytes more on a stream."""
-        if exchange.direct:
+        if self._direct_data:
             self._direct_out += window_update(exchange.number, size)
         else:
             self._h2.increment_flow_control_window(size, exchange.number)
 
-    def reset(self, number: int) -> None:
+    def reset(self, number: int, code: ErrorCodes = ErrorCodes.CANCEL) -> None:
         """Tell the peer that nobody waits for this stream."""
-        self._h2.reset_stream(number, ErrorCodes.CANCEL)
+        self._h2.reset_stream(number, code)
         if self._direct_data:
             self._left[number] = None
             if len(self._left) > _MOST_LEFT:
@@ -183,7 +186,11 @@ class Wire:
         if kind == DATA and not self._in_headers:
             number = stream_of(frame)
             exchange = self._streams.get(number)
-            if exchange is not None and exchange.direct:
+            if exchange is not None and not exchange.status:
+                self._give_back(part_of(frame).size)
+                self._give_up(exchange)
+                return b""
+            if exchange is not None and self._direct_data:
                 return self._take(exchange, frame)
             if number in self._left:
                 self._give_back(part_of(frame).size)
@@ -208,7 +215,16 @@ class Wire:
             raise Breach("FLOW_CONTROL_ERROR")
         self._give_back(size)
         exchange.came(data, size - len(data))
+        if exchange.is_too_long or (last and exchange.is_too_short):
+            self._give_up(exchange)
+            return b""
         return end_of_stream(exchange.number) if last else b""
+
+    def _give_up(self, exchange: Exchange) -> None:
+        """End a stream whose answer is malformed (§8.1.1)."""
+        with suppress(ProtocolError):  # it is over for both
+            self.reset(exchange.number, ErrorCodes.PROTOCOL_ERROR)
+        self._hearer.was_reset(exchange.number, ErrorCodes.PROTOCOL_ERROR.name)
 
     def _give_back(self, size: int) -> None:
         """So many bytes went past h2: sooner or later the shared window is as wide as before."""
@@ -229,16 +245,24 @@ class Wire:
 
     def _on_head(self, event: events.ResponseReceived) -> None:
         exchange = self._streams.get(event.stream_id)
-        if exchange is not None:
-            fields: dict[str, str] = {}
-            for name, value in _pairs(event.headers):
-                fields.setdefault(name.decode(*_TEXT), value.decode(*_TEXT))
-            status = fields.pop(":status")
-            if not (len(status) == 3 and status.isascii() and status.isdecimal() and status >= "100"):
-                raise Breach("PROTOCOL_ERROR")
-            self.answered = True
-            exchange.direct = self._direct_data and "content-length" not in fields
-            exchange.began(int(status), fields)
+        if exchange is None:
+            return
+        try:
+            head = head_of(_pairs(event.headers), self._heads.lengths, bodiless=exchange.bodiless)
+        except Malformed:
+            self._give_up(exchange)
+            return
+        self.answered = True
+        exchange.began(*head)
+
+    def _on_trailers(self, event: events.TrailersReceived) -> None:
+        exchange = self._streams.get(event.stream_id)
+        if exchange is None:
+            return
+        try:
+            check_trailers(_pairs(event.headers))
+        except Malformed:
+            self._give_up(exchange)
 
     def _on_data(self, event: events.DataReceived) -> None:
         size = event.flow_controlled_length
@@ -249,10 +273,16 @@ class Wire:
         exchange = self._streams.get(event.stream_id)
         if exchange is not None:
             exchange.came(event.data, size - len(event.data))
+            if exchange.is_too_long:
+                self._give_up(exchange)
 
     def _on_end(self, event: events.StreamEnded) -> None:
         exchange = self._streams.get(event.stream_id)
-        if exchange is not None:
+        if exchange is None:
+            return
+        if exchange.is_too_short:
+            self._give_up(exchange)
+        else:
             exchange.finished()
 
     def _on_reset(self, event: events.StreamReset) -> None:
@@ -274,6 +304,7 @@ class Wire:
 
 _ACTS: dict[type[events.Event], Callable[[Wire, Any], None]] = {
     events.ResponseReceived: Wire._on_head,  # noqa: SLF001  # of this room
+    events.TrailersReceived: Wire._on_trailers,  # noqa: SLF001
     events.DataReceived: Wire._on_data,  # noqa: SLF001
     events.StreamEnded: Wire._on_end,  # noqa: SLF001
     events.StreamReset: Wire._on_reset,  # noqa: SLF001
@@ -282,5 +313,5 @@ _ACTS: dict[type[events.Event], Callable[[Wire, Any], None]] = {
 }
 
 
-def _pairs(headers: Any) -> Iterable[tuple[bytes, bytes]]:  # noqa: ANN401  # h2 says text or bytes; here it is bytes
+def _pairs(headers: Any) -> Fields:  # noqa: ANN401  # h2 says text or bytes; here it is bytes
     return headers  # type: ignore[no-any-return]
