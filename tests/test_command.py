@@ -104,7 +104,7 @@ def test_health_and_props_of_a_real_engine(run: Run, engine: str):
 
 
 BAD_INPUT = {
-    "unknown engine": (4, ["--pool", f"chat=nope:{NOWHERE}", "hi"], "known: llamacpp, vllm"),
+    "unknown engine": (4, ["--pool", f"chat=nope:{NOWHERE}", "hi"], "known: llamacpp, openai, vllm"),
     "unknown pool": (8, ["--pool", f"chat=llamacpp:{NOWHERE}", "other", "hi"], "bound: chat"),
     "unreachable": (9, ["--pool", f"chat=llamacpp:{NOWHERE}", "hi"], "check that the engine runs"),
     "two prompts": (2, ["--pool", f"chat=llamacpp:{NOWHERE}", "--messages", "m.json", "hi"], "give one of them"),
@@ -187,12 +187,13 @@ def test_no_adapter_installed(run: Run, tmp_path: Path):
 
 
 def test_plugins_are_listed(run: Run):
-    """ORCH-3600: both adapters are found through their entry points."""
+    """ORCH-3600: all three adapters are found through their entry points."""
     code, out, _ = run("plugins", "--json")
 
     assert code == 0
     assert [(p["name"], p["state"], p["engines"]) for p in json.loads(out)] == [
         ("llamacpp", "ready", ["llamacpp"]),
+        ("openai", "ready", ["openai"]),
         ("vllm", "ready", ["vllm"]),
     ]
 

@@ -18,7 +18,7 @@ BASE = ["llama-orch-adapter-host[cli]", "llama-orch-adapter-llamacpp"]
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(not DIST.is_dir(), reason="no wheels: `nox -s cross` builds them first")
 def test_a_second_adapter_is_found_without_touching_the_host(tmp_path: Path):
-    """ORCH-3600: api, http-util, host and llamacpp list `llamacpp`; installing vllm's wheel adds `vllm`."""
+    """ORCH-3600: api, http-util, host and llamacpp list `llamacpp`; another wheel adds its engine, each in turn."""
     environment = tmp_path / "venv"
 
     def uv(*arguments: str) -> None:
@@ -37,9 +37,12 @@ def test_a_second_adapter_is_found_without_touching_the_host(tmp_path: Path):
     host = environment / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages/llama_orch_adapter_host"
     before, files = listed(), contents(host)
     install("llama-orch-adapter-vllm")
+    second = listed()
+    install("llama-orch-adapter-openai")
 
     assert before == [("llamacpp", "ready")]
-    assert listed() == [("llamacpp", "ready"), ("vllm", "ready")]
+    assert second == [("llamacpp", "ready"), ("vllm", "ready")]
+    assert listed() == [("llamacpp", "ready"), ("openai", "ready"), ("vllm", "ready")]
     assert contents(host) == files
 
 
