@@ -19,7 +19,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
-from llama_orch_adapter_api import Message, Sampling, TaskRequest, Timeouts
+from llama_orch_adapter_api import Capabilities, Message, Sampling, TaskRequest, Timeouts
 from llama_orch_adapter_host import AdapterHost, HealthPolicy, PoolPolicy
 
 Kind = Literal["llamacpp", "vllm"]
@@ -144,15 +144,26 @@ def _wait_until_ready(engine: RealEngine, process: "subprocess.Popen[bytes]") ->
 
 
 @asynccontextmanager
-async def host(*engines: RealEngine, key: str | None = None) -> AsyncIterator[AdapterHost]:
-    """A host whose pool `chat` has these engines, replica "0" the first. `key` is sent in place of the right one."""
+async def host(*engines: RealEngine, key: str | None = None, adapter: str | None = None) -> AsyncIterator[AdapterHost]:
+    """A host whose pool `chat` has these engines, replica "0" the first.
+
+    `key` is sent in place of the right one; `adapter` serves in place of the engine's own.
+    """
     asyncio.get_running_loop().set_debug(False)
     async with AdapterHost() as made:
         for number, engine in enumerate(engines):
             os.environ["ENGINE_KEY"] = key or engine.key
             replica = {"url": engine.url, "api_key": {"env": "ENGINE_KEY"}}
-            made.bind("chat", engine.kind, replica, replica_id=str(number), timeouts=PATIENT, policy=QUICK)
+            made.bind("chat", adapter or engine.kind, replica, replica_id=str(number), timeouts=PATIENT, policy=QUICK)
         yield made
+
+
+async def capabilities(front: AdapterHost) -> Capabilities:
+    """What replica "0" can do, as soon as the host knows."""
+    async with asyncio.timeout(10):
+        while (known := front.capabilities().pools["chat"].replicas["0"].capabilities) is None:
+            await asyncio.sleep(0.01)
+    return known
 
 
 def task(

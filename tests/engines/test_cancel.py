@@ -9,7 +9,7 @@ from llama_orch_adapter_api import End, Token
 from llama_orch_adapter_host import AdapterHost, TokenStream
 
 from ..fleet import Life, told
-from .real import CONTEXT, KIND, SLOTS, RealEngine, endless, host, task
+from .real import CONTEXT, KIND, SLOTS, RealEngine, capabilities, endless, host, task
 
 TRIES = 5
 BAR = 0.5
@@ -75,6 +75,24 @@ async def test_in_decode(engine: RealEngine, road: Callable[[AdapterHost], Await
     assert None not in spans
     print(told(f"{KIND} is idle after a cancel in decode, {road.__name__}", spans))
     assert max(spans) < 10 * BAR
+
+
+async def test_the_receipt_tells_when_the_engine_is_idle(engine: RealEngine):
+    """Battery 39, ORCH-3601: `receipt.idle()` returns once the engine itself says that nothing works, and how long."""
+    spans = []
+    async with host(engine) as front:
+        assert "confirms_cancel" in (await capabilities(front)).features
+        for _ in range(TRIES):
+            async with front.submit("chat", endless()) as stream:
+                await tokens(stream, 3)
+                assert await engine.holds() == 1
+                receipt = await front.cancel("chat", stream.task_id)
+                spans.append(await receipt.idle())
+                assert await engine.holds() == 0
+
+    assert None not in spans
+    print(told(f"{KIND} is told to be idle after a cancel in decode", [span / 1000 for span in spans]))
+    assert max(spans) < 10_000 * BAR
 
 
 async def test_in_prefill(engine: RealEngine):
