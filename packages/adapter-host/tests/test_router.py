@@ -17,7 +17,7 @@ from llama_orch_adapter_host._registry import Registry
 from llama_orch_adapter_host._router import Router
 from llama_orch_adapter_host._routes import Look
 
-from .adapters import moment, task  # type: ignore[import-not-found]  # test folders are no packages
+from .adapters import Words, host_of, moment, task  # type: ignore[import-not-found]  # test folders are no packages
 from .replicas import DOWN, LOADING, bound, trip  # type: ignore[import-not-found]  # as above
 
 NOW = Look(0.0)
@@ -329,3 +329,31 @@ def test_a_pool_that_was_emptied(route: str):
 
     assert (caught.value.detail, caught.value.pool) == ("unknown_pool", "pool")
     assert not table.router.others(pool, task(), NOW)
+
+
+def test_why_a_pool_takes_nothing_is_told_without_a_task() -> None:
+    """What a task would be refused with is told beforehand, and nothing is where a replica or a stand-in takes one."""
+    full = Table(pool=[bound(flights=1, limit=1)])
+    second = Table(pool=[bound(flights=1, limit=1), bound()])
+    stand_in = Table(PoolPolicy(fallback=("other",)), pool=[opened(5)], other=[bound()])
+
+    asked = full.router.refusal(full.registry.pool("pool"), 0.0)
+
+    assert asked is not None
+    assert (asked.detail, asked.message) == (full.refusal().detail, full.refusal().message)
+    for table in (second, stand_in):
+        assert table.router.refusal(table.registry.pool("pool"), 0.0) is None
+
+
+async def test_a_host_says_why_it_would_refuse() -> None:
+    """An unknown pool and a stop of the host are reasons too."""
+    async with host_of(Words()) as host:
+        assert host.refusal("pool") is None
+        unknown = host.refusal("nope")
+        await host.aclose()
+        stopping = host.refusal("pool")
+
+    assert unknown is not None
+    assert unknown.detail == "unknown_pool"
+    assert stopping is not None
+    assert stopping.detail == "draining"

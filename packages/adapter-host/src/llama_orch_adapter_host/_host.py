@@ -259,6 +259,15 @@ class AdapterHost(Changes, Ending):
             }
         )
 
+    def refusal(self, pool_id: str) -> PoolUnavailable | None:
+        """Why a task of this pool would be refused now, None where a replica takes one. Asks no engine."""
+        try:
+            self._check_open(pool_id)
+            pool = self._registry.pool(pool_id)
+        except PoolUnavailable as error:
+            return error
+        return self._router.refusal(pool, asyncio.get_running_loop().time())
+
     # --- inside
 
     def _admit(self, pool_id: str, task: TaskRequest) -> Call:

@@ -63,6 +63,13 @@ class Router:
             return pinned is not None and admits(pinned, look)
         return any(admits(binding, look) for each in (pool, *self._stand_ins(pool)) for binding in each.order)
 
+    def refusal(self, pool: Pool, now: float) -> PoolUnavailable | None:
+        """Why neither this pool nor one that stands in for it takes a task now; None where one does."""
+        look = Look(now)
+        if any(admits(binding, look) for each in (pool, *self._stand_ins(pool)) for binding in each.order):
+            return None
+        return refused(pool, pool.order, now)
+
     def _stand_ins(self, pool: Pool) -> Iterable[Pool]:
         """The pools that stand in for it, as far as they are bound."""
         for name in pool.policy.fallback:
