@@ -1,10 +1,19 @@
+import secrets
 import traceback
 from pathlib import Path
 
 import msgspec
 import pytest
 from llama_orch_adapter_api import AdapterSpec, Secret, Timeouts
-from llama_orch_adapter_host import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config
+from llama_orch_adapter_host import (
+    ConfigError,
+    HostConfig,
+    PluginsConfig,
+    PoolConfig,
+    parse_config,
+    read_config,
+    resolve_secret,
+)
 from llama_orch_adapter_host._config import read_replica, read_replicas
 
 from .adapters import Config, Words  # type: ignore[import-not-found]  # test folders are no packages
@@ -331,3 +340,13 @@ def test_an_id_is_a_word(replica_id: str):
         read_replicas("chat", pool, SPEC)
     with pytest.raises(ConfigError, match="a pool has the name .*; give printable characters, no slash"):
         read_replicas(replica_id, pool, SPEC)
+
+
+def test_a_secret_is_resolved_for_others_too(monkeypatch: pytest.MonkeyPatch):
+    """Other configs refer to secrets in the same way, and get the same mend."""
+    key = secrets.token_hex(8)
+    monkeypatch.setenv("SOME_KEY", key)
+
+    assert resolve_secret({"env": "SOME_KEY"}).reveal() == key
+    with pytest.raises(ValueError, match="never as text"):
+        resolve_secret(key)

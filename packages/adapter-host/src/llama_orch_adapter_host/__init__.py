@@ -3,7 +3,7 @@
 from ._breaker import BreakerPolicy
 from ._bus import Observer
 from ._capabilities import CapabilitySnapshot, PoolCapabilities, Snapshot, capabilities_schema
-from ._config import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config
+from ._config import ConfigError, HostConfig, PluginsConfig, PoolConfig, parse_config, read_config, resolve_secret
 from ._guard import PluginLimits
 from ._health import HealthPolicy
 from ._hint import BatchHint
@@ -48,4 +48,5 @@ __all__ = [
     "capabilities_schema",
     "parse_config",
     "read_config",
+    "resolve_secret",
 ]

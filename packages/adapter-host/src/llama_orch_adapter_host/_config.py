@@ -141,10 +141,17 @@ def read_replica(replica: str, table: Mapping[str, object], spec: AdapterSpec) -
 
 
 def _resolve_secret(kind: type, value: object) -> object:
-    """A secret is given by reference, so that a config can be shown and committed."""
     if kind is not Secret:
         raise TypeError(f"the adapter's config has a field of type {kind.__name__}, which TOML cannot give")
-    match value:
+    return resolve_secret(value)
+
+
+def resolve_secret(reference: object) -> Secret:
+    """The secret that `{ env = "NAME" }` or `{ file = "PATH" }` refers to, so that a config can be shown and committed.
+
+    A file is read at once, without the white space around its text. Raises `ValueError` with the mend.
+    """
+    match reference:
         case {"env": str(name), **others} if not others:
             text = os.environ.get(name)
             if not text:
