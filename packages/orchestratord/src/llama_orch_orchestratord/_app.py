@@ -1,45 +1,111 @@
-"""The HTTP face of a host: today how its pools are. It sees the boundary and the host alone, never an adapter."""
+"""The HTTP face of a host. It sees the boundary and the host alone, never an adapter."""
 
+import math
+import re
+import uuid
 from collections.abc import AsyncIterator
 
-import msgspec
 from aiohttp import web
-from llama_orch_adapter_api import Error, PoolUnavailable
+from aiohttp.typedefs import Handler
+from llama_orch_adapter_api import AdapterError, Error, PoolUnavailable
 from llama_orch_adapter_host import AdapterHost
 
+from ._config import ServerConfig
+from ._jobs import Jobs
+from ._narration import Narrations
+from ._refusal import Refusal
+from ._tasks import CORRELATION, JOBS, NARRATIONS, STREAM, add_task_routes, answer
+
 HOST = web.AppKey("host", AdapterHost)
+CONFIG = web.AppKey("config", ServerConfig)
+
+_CORRELATION_ID = "X-Correlation-Id"
+_IDENTIFIER = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-def create_app(host: AdapterHost) -> web.Application:
+def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.Application:
     """An application that owns `host`: it is entered when the application starts and closed when it stops.
 
-    `GET /healthz` answers while the process lives; `GET /v1/pools/{id}/health` answers 200 with each replica's health
-    where at least one is ready, else 503, and 404 with the wire form of the error for a pool that is not bound.
+    Serve it with `handler_cancellation=True`, so that a client that leaves is noticed at once.
     """
-    app = web.Application()
+    config = config or ServerConfig()
+    app = web.Application(middlewares=[_correlate, _explain], client_max_size=config.server.max_body)
     app[HOST] = host
-    app.cleanup_ctx.append(_run_host)
+    app[CONFIG] = config
+    app[STREAM] = config.stream
+    app.cleanup_ctx.append(_run)
+    app.on_shutdown.append(_stop)
+    app.on_response_prepare.append(_name)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/v1/pools/{pool_id}/health", _pool_health)
+    add_task_routes(app)
     return app
 
 
-async def _run_host(app: web.Application) -> AsyncIterator[None]:
-    async with app[HOST]:
-        yield
+async def _run(app: web.Application) -> AsyncIterator[None]:
+    async with app[HOST] as host:
+        app[JOBS] = Jobs(host, app[CONFIG])
+        app[NARRATIONS] = narrations = Narrations()
+        deafen = host.observe(narrations)
+        try:
+            yield
+        finally:
+            deafen()
+            await app[JOBS].aclose(drain=0)
+
+
+async def _stop(app: web.Application) -> None:
+    """Let streams run on for a while before connections are closed."""
+    await app[JOBS].aclose(app[CONFIG].server.shutdown)
+
+
+@web.middleware
+async def _correlate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    given = request.headers.get(_CORRELATION_ID, "")
+    request[CORRELATION] = given if _IDENTIFIER.fullmatch(given) else str(uuid.uuid4())
+    return await handler(request)
+
+
+async def _name(request: web.Request, response: web.StreamResponse) -> None:
+    if CORRELATION in request:
+        response.headers[_CORRELATION_ID] = request[CORRELATION]
+
+
+@web.middleware
+async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every answer that is no success has an `Error` as its body."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return refused(refusal)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        detail = "too_large" if error.status == 413 else "not_found" if error.status == 404 else "bad_request"
+        text = f"{request.method} {request.path[:80]!a}: {error.reason}"
+        kept = {name: value for name, value in error.headers.items() if name == "Allow"}
+        return answer(error.status, Error.of(AdapterError(text, detail=detail)), kept)
+
+
+def refused(refusal: Refusal) -> web.Response:
+    """A refusal as an answer that tells when to come again, where that is known."""
+    error = Error.of(refusal.error)
+    headers = {}
+    if error.retry_after_ms is not None:
+        headers = {
+            "Retry-After": str(math.ceil(error.retry_after_ms / 1000)),
+            "X-Backoff-Ms": str(error.retry_after_ms),
+        }
+    return answer(refusal.status, error, headers)
 
 
 async def _healthz(_: web.Request) -> web.Response:
-    return _json(200, {"status": "ok"})
+    return answer(200, {"status": "ok"})
 
 
 async def _pool_health(request: web.Request) -> web.Response:
     try:
         replicas = await request.app[HOST].health(request.match_info["pool_id"])
     except PoolUnavailable as error:
-        return _json(404, Error.of(error))
-    return _json(200 if any(health.ready for health in replicas.values()) else 503, replicas)
-
-
-def _json(status: int, body: object) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
+        return answer(404, Error.of(error))
+    return answer(200 if any(health.ready for health in replicas.values()) else 503, replicas)

@@ -1,0 +1,128 @@
+"""One task's life: queued, running, ended; what it has to say, and who reads it."""
+
+from typing import Literal, Protocol
+
+import msgspec
+from llama_orch_adapter_api import End, Error, Metrics, TaskRequest, TokenEvent, WorkerError
+from llama_orch_adapter_host import TokenStream
+
+from ._outbox import Outbox
+from ._sse import frame
+from ._wire import State
+
+CANCELLED = End(tokens_in=None, tokens_out=None, finish_reason="cancelled")
+
+
+class Reader(Protocol):
+    """Who a task's frames are written to."""
+
+    async def write(self, frame: bytes) -> None:
+        """Hand a frame over, and wait while the client takes none. Raises `ConnectionError` where it is gone."""
+
+
+class Job:
+    """A task of a pool from its admission until it is forgotten.
+
+    Moments are on the clock of the loop, in seconds. `reader` is set while frames go straight to one; whatever comes
+    while it is None is kept in the outbox, which makes the engine wait when it is full. Metrics are dropped then, and
+    the ids, which count all events, show it.
+    """
+
+    __slots__ = (
+        "admitted",
+        "ended",
+        "expired",
+        "hushed",
+        "number",
+        "outbox",
+        "pool_id",
+        "read",
+        "reader",
+        "started",
+        "stream",
+        "taken",
+        "task",
+    )
+
+    def __init__(self, pool_id: str, task: TaskRequest, outbox: Outbox, now: float) -> None:
+        self.pool_id = pool_id
+        self.task = task
+        self.outbox = outbox
+        self.admitted = now
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.number = 0  # of the next event
+        self.stream: TokenStream | None = None  # while it comes
+        self.reader: Reader | None = None
+        self.taken = False  # somebody reads it, from wherever
+        self.read = False  # to its end
+        self.expired = False
+        self.hushed = False  # cancelled: no further token
+
+    @property
+    def task_id(self) -> str:
+        """The id it is asked for by."""
+        return self.task.task_id
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        if self.ended is not None:
+            return "ended"
+        return "queued" if self.started is None else "running"
+
+    @property
+    def reading(self) -> Literal["unread", "reading", "read", "expired"]:
+        """How its stream stands with readers."""
+        if self.expired:
+            return "expired"
+        if self.read:
+            return "read"
+        return "reading" if self.taken else "unread"
+
+    @property
+    def deadline(self) -> float | None:
+        """The moment at which it has to be over."""
+        return None if self.task.deadline_ms is None else self.admitted + self.task.deadline_ms / 1000
+
+    def due(self, now: float) -> TaskRequest:
+        """The task as the host is to have it: what is left of its time."""
+        if self.deadline is None:
+            return self.task
+        return msgspec.structs.replace(self.task, deadline_ms=max(1, round((self.deadline - now) * 1000)))
+
+    def render(self, event: TokenEvent | Error) -> bytes:
+        """The next event as a frame."""
+        number = self.number
+        self.number = number + 1
+        return frame(number, event)
+
+    async def tell(self, event: TokenEvent) -> None:
+        """Hand an event to the reader, or keep it until there is one; waits for as long as neither can be done."""
+        number = self.number
+        self.number = number + 1
+        rendered = frame(number, event)
+        while not self.hushed:
+            if self.reader is None:
+                if self.outbox.offer(rendered) or type(event) is Metrics:
+                    return
+                await self.outbox.room()
+            else:
+                try:
+                    await self.reader.write(rendered)
+                except ConnectionError:
+                    self.reader = None
+                else:
+                    return
+
+    def end(self, outcome: End | WorkerError, now: float) -> None:
+        """It is over. What is unread stays so; a second time is nothing."""
+        if self.ended is None:
+            self.ended = now
+            self.outbox.close(self.render(Error.of(outcome) if isinstance(outcome, WorkerError) else outcome))
+
+    def hush(self) -> None:
+        """Not one token of it is to be handed out any more, unread ones included."""
+        self.hushed = True
+        if not self.outbox.closed:
+            self.outbox.clear()

@@ -1,0 +1,73 @@
+"""What runs and waits of one pool, and when the next task may start. Pure: moments and chance are handed in."""
+
+from ._forecast import Forecast
+from ._job import Job
+from ._queue import Policy, PoolQueue
+
+_PAUSE = 0.25
+"""Seconds that a pool is sent nothing after it pushed back without saying for how long; doubled each time."""
+
+_LONGEST_PAUSE = 5.0
+
+
+class Lane:
+    """Of one pool. `running` have a slot; a slot is free as soon as the engine is done, whoever still reads."""
+
+    def __init__(self, pool_id: str, bound: int, policy: Policy) -> None:
+        self.pool_id = pool_id
+        self.queue: PoolQueue[Job] = PoolQueue(bound, policy)
+        self.forecast = Forecast()
+        self.running: set[Job] = set()
+        self.paused_until = 0.0
+        self._guessed = False  # nobody said how long to pause
+        self._pushes = 0  # in a row
+        self._returned: list[Job] = []
+
+    def next(self, now: float, slots: int) -> Job | None:
+        """The task that may start now, which has a slot from now on."""
+        if now < self.paused_until or len(self.running) >= slots:
+            return None
+        job = self.queue.take()
+        if job is not None:
+            self.running.add(job)
+        return job
+
+    def flows(self) -> None:
+        """A task was taken by an engine: whatever held the pool is over."""
+        self._pushes = 0
+        self._returned.clear()
+
+    def pause(self, retry_after: float | None, now: float, spread: float) -> None:
+        """Send nothing for as long as was asked, else for a while that grows, shortened by `spread` from 0 to 1."""
+        self._guessed = retry_after is None
+        if retry_after is None:
+            retry_after = min(_LONGEST_PAUSE, _PAUSE * 2.0**self._pushes) * (1 - spread / 2)
+        self._pushes = min(self._pushes + 1, 16)
+        self.paused_until = max(self.paused_until, now + retry_after)
+
+    def put_back(self, job: Job) -> None:
+        """A task was pushed back: it waits where it did. Several that are keep the order in which they came."""
+        self.running.discard(job)
+        self._returned = [each for each in self._returned if each in self.queue]
+        self._returned.append(job)
+        for each in sorted(self._returned, key=lambda one: one.admitted, reverse=True):
+            self.queue.put_back(each, each.task.priority)
+
+    def left(self, job: Job, now: float) -> None:
+        """A task is over. Where nobody said how long to pause, the slot it leaves may be the one that was missing."""
+        if job not in self.running:
+            return
+        self.running.discard(job)
+        if job.started is not None:
+            self.forecast.served(now - job.started)
+        if self._guessed:
+            self.paused_until = now
+
+    def predicted(self, job: Job, now: float, slots: int) -> float | None:
+        """Seconds until a task starts, 0 for one that has; None where nobody can tell."""
+        if job in self.running:
+            return 0.0
+        ahead = self.queue.position(job)
+        if ahead is None:
+            return None
+        return self.forecast.start(ahead, len(self.running), slots, max(0.0, self.paused_until - now))

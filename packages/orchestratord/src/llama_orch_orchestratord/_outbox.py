@@ -1,0 +1,85 @@
+"""What a task has to say while nobody listens: bounded, so that the engine waits instead of the memory growing."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+
+class Outbox:
+    """Frames in order, at most so many and so many bytes; a single one is taken whatever its size.
+
+    The last frame closes it and is always taken, since nothing is left to wait for. `on_change` is called when there
+    are `enough` frames for a reader, or the last one is there.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_most", "_most_bytes", "_room", "closed", "enough", "on_change")
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._frames: deque[bytes] = deque()
+        self._bytes = 0
+        self._room: asyncio.Future[None] | None = None
+        self.closed = False
+        self.enough = 1
+        self.on_change: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no frame now."""
+        return len(self._frames) >= self._most or self._bytes >= self._most_bytes
+
+    def offer(self, frame: bytes) -> bool:
+        """Keep a frame where there is room; whether it was kept."""
+        if self.closed or (self._frames and (self.full or self._bytes + len(frame) > self._most_bytes)):
+            return False
+        self._keep(frame)
+        return True
+
+    def close(self, frame: bytes) -> None:
+        """Keep the last one. A second time is nothing."""
+        if not self.closed:
+            self.closed = True
+            self._keep(frame)
+
+    def take(self, most_bytes: int) -> bytes:
+        """The next frames, as many whole ones as fit, one at least, which makes room; b"" where nothing is there."""
+        taken: list[bytes] = []
+        size = 0
+        while self._frames and (not taken or size + len(self._frames[0]) <= most_bytes):
+            taken.append(self._frames.popleft())
+            size += len(taken[-1])
+        self._bytes -= size
+        self._wake()
+        return b"".join(taken)
+
+    def clear(self) -> None:
+        """Forget all that is there, which makes room."""
+        self._frames.clear()
+        self._bytes = 0
+        self._wake()
+
+    async def room(self) -> None:
+        """Wait until something is taken; one may wait at a time."""
+        self._room = asyncio.get_running_loop().create_future()
+        try:
+            await self._room
+        finally:
+            self._room = None
+
+    def release(self) -> None:
+        """Wake who waits for room though there may be none: frames need not wait here any more."""
+        self._wake()
+
+    def _keep(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        if self.on_change is not None and (self.closed or len(self._frames) >= self.enough):
+            self.on_change()
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)

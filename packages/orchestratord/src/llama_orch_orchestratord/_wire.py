@@ -1,0 +1,71 @@
+"""What goes over HTTP besides the events: a task as it is sent, and what is answered of it."""
+
+from typing import Literal
+
+import msgspec
+from llama_orch_adapter_api import AdapterError, TaskRequest, one_line
+
+State = Literal["queued", "running", "ended"]
+
+_LONGEST = 400
+"""Characters of a refusal: a name that the sender chose stands in it."""
+
+
+class Submission(TaskRequest, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/tasks`: a task, and the pool that shall do it."""
+
+    pool_id: str
+
+    def task(self, correlation_id: str) -> TaskRequest:
+        """The task alone; one that has no correlation id gets this one."""
+        facts = {name: getattr(self, name) for name in TaskRequest.__struct_fields__}
+        facts["correlation_id"] = self.correlation_id or correlation_id
+        return TaskRequest(**facts)
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The answer to a task that was taken in.
+
+    `queue_position` is how many are taken before it, 0 also for one that runs already. `predicted_start_ms` is None
+    where nobody can tell. After `backoff_ms` the queue will have room for another one; 0 where it has room now.
+    """
+
+    task_id: str
+    queue_position: int
+    predicted_start_ms: int | None
+    backoff_ms: int
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as it is now. Spans are in ms, None where that has not begun or is not over.
+
+    `read`: whether somebody reads its stream, has read it to its end, or can no longer do so.
+    """
+
+    task_id: str
+    pool_id: str
+    state: State
+    read: Literal["unread", "reading", "read", "expired"]
+    unread_events: int
+    queue_position: int | None = None
+    queued_ms: float
+    running_ms: float | None = None
+
+
+_decoder = msgspec.json.Decoder(Submission)
+
+
+def read_submission(body: bytes) -> Submission:
+    """A body as a task. Raises `AdapterError` (bad_request) with the field, its place and the mend."""
+    try:
+        return _decoder.decode(body)
+    except RecursionError:
+        raise _bad("it is nested too deep") from None
+    except UnicodeDecodeError:
+        raise _bad("it is not UTF-8") from None
+    except msgspec.MsgspecError as error:
+        raise _bad(str(error)) from None
+
+
+def _bad(why: str) -> AdapterError:
+    return AdapterError(f"the task cannot be read: {one_line(why)[:_LONGEST]}", detail="bad_request", phase="queue")

@@ -1,0 +1,213 @@
+"""An orchestrator on a free port, with a real host and an engine of the test's own, and clients that talk to it."""
+
+import asyncio
+import functools
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from llama_orch_adapter_api import (
+    API_VERSION,
+    AdapterSpec,
+    Capabilities,
+    End,
+    Started,
+    TaskRequest,
+    Token,
+    TokenEvent,
+    WorkerAdapter,
+    WorkerError,
+    WorkerHealth,
+    WorkerProps,
+)
+from llama_orch_adapter_host import AdapterHost, Plugins, PoolPolicy
+from llama_orch_adapter_testkit import run_virtual
+from llama_orch_orchestratord import create_app
+from llama_orch_orchestratord._config import ServerConfig, parse_config
+
+T = TypeVar("T")
+
+Script = Callable[[TaskRequest], list[TokenEvent | float | WorkerError]]
+"""What an engine does with a task, in order: an event is yielded, a number is a pause in seconds, an error raised."""
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    """An adapter's own table."""
+
+    url: str = "http://127.0.0.1"
+
+
+class Engine(WorkerAdapter):
+    """Speaks by its script; `begun` are the tasks it was sent, `freed` counts those it let go of."""
+
+    def __init__(self, script: Script, slots: int | None = 4) -> None:
+        self.script = script
+        self.slots = slots
+        self.begun: list[TaskRequest] = []
+        self.freed = 0
+        self.said = 0
+        self.told = WorkerHealth(live=True, ready=True, state="ready")
+
+    @property
+    def running(self) -> int:
+        """How many tasks it works on."""
+        return len(self.begun) - self.freed
+
+    async def health(self) -> WorkerHealth:
+        return self.told
+
+    async def props(self) -> WorkerProps:
+        return WorkerProps(self.slots, None, Capabilities("words", "1", "m", datetime.now(UTC), slots=self.slots))
+
+    async def engine_version(self) -> str:
+        return "1"
+
+    async def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        self.begun.append(task)
+        try:
+            for step in self.script(task):
+                if isinstance(step, float | int):
+                    await asyncio.sleep(step)
+                elif isinstance(step, WorkerError):
+                    raise step
+                else:
+                    self.said += 1
+                    yield step
+        finally:
+            self.freed += 1
+
+
+def words(count: int = 3, pause: float | None = None, text: str = "word ") -> Script:
+    """So many tokens, with a pause in seconds before each (None: it never waits)."""
+
+    def script(_: TaskRequest) -> list[TokenEvent | float | WorkerError]:
+        steps: list[TokenEvent | float | WorkerError] = [Started("words", "1", "m", "chat/0")]
+        for i in range(count):
+            steps += ([] if pause is None else [pause]) + [Token(text, i)]
+        return [*steps, End(3, count, "stop")]
+
+    return script
+
+
+def forever(pause: float = 1.0) -> Script:
+    """Tokens without an end worth waiting for."""
+    return words(100_000, pause)
+
+
+class Frame(NamedTuple):
+    """One server-sent event."""
+
+    event: str
+    id: int | None
+    data: dict[str, Any]
+
+
+def frames(body: str) -> list[Frame]:
+    """What a stream's text holds, comments left out."""
+    found = []
+    for block in body.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
+        if fields:
+            number = int(fields["id"]) if "id" in fields else None
+            found.append(Frame(fields["event"], number, json.loads(fields["data"])))
+    return found
+
+
+def shape(found: list[Frame]) -> list[str]:
+    """What kinds came, in order."""
+    return [each.event for each in found]
+
+
+class Client:
+    """Talks to an orchestrator at `url`; `hosts` is its host."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, host: AdapterHost, app: web.Application) -> None:
+        self.session = session
+        self.url = url
+        self.host = host
+        self.app = app
+
+    async def post(self, body: object, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Send a task: the status, the body, the headers."""
+        async with self.session.post(f"{self.url}/v1/tasks", json=body, headers=headers) as response:
+            return response.status, await response.json(), dict(response.headers)
+
+    async def send(self, **facts: Any) -> str:
+        """Send a task that is taken in; its id."""
+        status, body, _ = await self.post({"pool_id": "chat", "prompt": "say something", **facts})
+        assert status == 202, body
+        task_id: str = body["task_id"]
+        return task_id
+
+    async def read(self, task_id: str, query: str = "") -> list[Frame]:
+        """A stream to its end."""
+        status, text = await self.get(f"/v1/tasks/{task_id}/stream{query}")
+        assert status == 200, text
+        return frames(text)
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self.session.get(self.url + path) as response:
+            return response.status, await response.text()
+
+    def open(self, task_id: str, query: str = "") -> Any:
+        """A stream, to be entered, read in pieces and left."""
+        return self.session.get(f"{self.url}/v1/tasks/{task_id}/stream{query}")
+
+    async def cancel(self, task_id: str) -> int:
+        async with self.session.post(f"{self.url}/v1/tasks/{task_id}/cancel") as response:
+            return response.status
+
+
+def settings(toml: str) -> ServerConfig:
+    """A config as its file would give it."""
+    return parse_config(toml.encode())
+
+
+def plugins_of(*engines: WorkerAdapter) -> Plugins:
+    """One engine, `words`; its factory gives these in turn."""
+    plugins = Plugins()
+    left = list(engines)
+    plugins.register(AdapterSpec("words", API_VERSION, Config, lambda _: left.pop(0)))
+    return plugins
+
+
+@asynccontextmanager
+async def serving(*engines: WorkerAdapter, toml: str = "", policy: PoolPolicy | None = None) -> AsyncIterator[Client]:
+    """These engines as the replicas of the pool `chat`."""
+    host = AdapterHost(plugins=plugins_of(*engines))
+    for i in range(len(engines)):
+        host.bind("chat", "words", {}, replica_id=str(i), policy=policy)
+    app = create_app(host, settings(toml))
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, listener).start()
+    limits = aiohttp.ClientTimeout(total=None)
+    try:
+        async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
+            yield Client(session, f"http://127.0.0.1:{listener.getsockname()[1]}", host, app)
+    finally:
+        await runner.cleanup()
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test on a virtual clock."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **facts: Any) -> None:
+        run_virtual(test(*args, **facts))
+
+    return run
+
+
+async def until(holds: Callable[[], bool], within: float = 5.0) -> None:
+    """Wait for what others bring about; fails when it does not come."""
+    async with asyncio.timeout(within):
+        while not holds():
+            await asyncio.sleep(0.005)
