@@ -44,14 +44,13 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
 
 async def _run(app: web.Application) -> AsyncIterator[None]:
     async with app[HOST] as host:
-        app[JOBS] = Jobs(host, app[CONFIG])
+        app[JOBS] = jobs = Jobs(host, app[CONFIG])
         app[NARRATIONS] = narrations = Narrations()
-        deafen = host.observe(narrations)
-        try:
-            yield
-        finally:
-            deafen()
-            await app[JOBS].aclose(drain=0)
+        deafen = (host.observe(jobs), host.observe(narrations))
+        yield
+        await jobs.aclose(drain=0)
+        for each in deafen:
+            each()
 
 
 async def _stop(app: web.Application) -> None:

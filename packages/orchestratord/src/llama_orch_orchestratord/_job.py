@@ -91,38 +91,40 @@ class Job:
             return self.task
         return msgspec.structs.replace(self.task, deadline_ms=max(1, round((self.deadline - now) * 1000)))
 
-    def render(self, event: TokenEvent | Error) -> bytes:
-        """The next event as a frame."""
-        number = self.number
-        self.number = number + 1
-        return frame(number, event)
-
     async def tell(self, event: TokenEvent) -> None:
         """Hand an event to the reader, or keep it until there is one; waits for as long as neither can be done."""
-        number = self.number
-        self.number = number + 1
-        rendered = frame(number, event)
+        rendered = self._render(event)
         while not self.hushed:
-            if self.reader is None:
+            reader = self.reader
+            if reader is None:
                 if self.outbox.offer(rendered) or type(event) is Metrics:
                     return
                 await self.outbox.room()
+                continue
+            try:
+                await reader.write(rendered)
+            except ConnectionError:
+                self.reader = None  # for whom the frame was not
             else:
-                try:
-                    await self.reader.write(rendered)
-                except ConnectionError:
-                    self.reader = None
-                else:
-                    return
+                return
+
+    def detach(self) -> None:
+        """Nobody reads it for now."""
+        self.reader = None
 
     def end(self, outcome: End | WorkerError, now: float) -> None:
         """It is over. What is unread stays so; a second time is nothing."""
         if self.ended is None:
             self.ended = now
-            self.outbox.close(self.render(Error.of(outcome) if isinstance(outcome, WorkerError) else outcome))
+            self.outbox.close(self._render(Error.of(outcome) if isinstance(outcome, WorkerError) else outcome))
 
     def hush(self) -> None:
         """Not one token of it is to be handed out any more, unread ones included."""
         self.hushed = True
         if not self.outbox.closed:
             self.outbox.clear()
+
+    def _render(self, event: TokenEvent | Error) -> bytes:
+        number = self.number
+        self.number = number + 1
+        return frame(number, event)

@@ -8,6 +8,7 @@ _PAUSE = 0.25
 """Seconds that a pool is sent nothing after it pushed back without saying for how long; doubled each time."""
 
 _LONGEST_PAUSE = 5.0
+_SHORTEST_PAUSE = 0.05
 
 
 class Lane:
@@ -43,7 +44,12 @@ class Lane:
         if retry_after is None:
             retry_after = min(_LONGEST_PAUSE, _PAUSE * 2.0**self._pushes) * (1 - spread / 2)
         self._pushes = min(self._pushes + 1, 16)
-        self.paused_until = max(self.paused_until, now + retry_after)
+        self.paused_until = max(self.paused_until, now + max(_SHORTEST_PAUSE, retry_after))
+
+    def stir(self, now: float) -> None:
+        """Something changed: where nobody said how long to pause, it is worth to try again."""
+        if self._guessed:
+            self.paused_until = now
 
     def put_back(self, job: Job) -> None:
         """A task was pushed back: it waits where it did. Several that are keep the order in which they came."""
@@ -54,14 +60,13 @@ class Lane:
             self.queue.put_back(each, each.task.priority)
 
     def left(self, job: Job, now: float) -> None:
-        """A task is over. Where nobody said how long to pause, the slot it leaves may be the one that was missing."""
+        """A task is over. The slot that it leaves may be the one that was missing."""
         if job not in self.running:
             return
         self.running.discard(job)
         if job.started is not None:
             self.forecast.served(now - job.started)
-        if self._guessed:
-            self.paused_until = now
+        self.stir(now)
 
     def predicted(self, job: Job, now: float, slots: int) -> float | None:
         """Seconds until a task starts, 0 for one that has; None where nobody can tell."""

@@ -70,10 +70,6 @@ class Outbox:
         finally:
             self._room = None
 
-    def release(self) -> None:
-        """Wake who waits for room though there may be none: frames need not wait here any more."""
-        self._wake()
-
     def _keep(self, frame: bytes) -> None:
         self._frames.append(frame)
         self._bytes += len(frame)

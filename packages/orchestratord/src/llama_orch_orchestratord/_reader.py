@@ -42,9 +42,11 @@ class Reader:
     Frames are written by the task itself, in the same turn of the loop in which its token came. The handler waits
     beside it and writes what is not the task's, heartbeats and narration, only where nothing waits to be sent: two
     writers that wait for one client would be woken by one future, which dies with whichever is cancelled first.
+    In batches, the frames that come within a moment after one that was written wait in the outbox for that to be over.
     """
 
-    def __init__(self, request: web.Request, manner: Manner) -> None:
+    def __init__(self, job: Job, request: web.Request, manner: Manner) -> None:
+        self._job = job
         self.response = web.StreamResponse(headers=_HEADERS)
         self._request = request
         self._writer = request.writer
@@ -58,6 +60,8 @@ class Reader:
         self._next_look = self._moved + self._period
         self._sentences: deque[str] = deque(maxlen=_SENTENCES)
         self._next_sentence = 0.0
+        self._window: asyncio.TimerHandle | None = None
+        self._left = False
 
     @property
     def _period(self) -> float:
@@ -66,57 +70,88 @@ class Reader:
 
     async def write(self, frame: bytes) -> None:
         """Send a frame, and wait while more than the bound waits. Raises `ConnectionError` where the client is gone."""
-        self._written += 1
-        await self._writer.write(frame)
-        if self._protocol.writing_paused:
-            await self._writer.drain()
+        await self._send(frame)
+        if self._manner.batch:
+            self._hold()
 
     def tell(self, sentence: str) -> None:
         """A line of narration, to be written when its turn comes."""
         self._sentences.append(sentence)
         self._woken.set()
 
-    async def serve(self, job: Job) -> None:
-        """Write all that a task has to say. Raises `ConnectionError` and `TimeoutError` where the client is gone."""
+    async def serve(self) -> None:
+        """Write all that the task has to say. Raises `ConnectionError`, `TimeoutError` where the client is gone."""
         await self.response.prepare(self._request)
         self._bound()
         self._writer.send_headers()
-        job.outbox.on_change = self._woken.set
+        self._job.outbox.on_change = self._woken.set
         try:
-            await self._attend(job)
+            await self._attend()
             async with asyncio.timeout(self._manner.patience):
                 await self.response.write_eof()
         finally:
-            job.outbox.on_change = None
-            job.outbox.enough = 1
+            self._leave()
 
     def abort(self) -> None:
         """Cut the connection: its client takes nothing any more."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
-    async def _attend(self, job: Job) -> None:
+    async def _attend(self) -> None:
+        outbox = self._job.outbox
         while True:
-            while job.outbox:
+            while outbox:
                 async with asyncio.timeout(self._manner.patience):
-                    await self.write(job.outbox.take(BOUND))
-            if job.outbox.closed:
+                    await self._send(outbox.take(BOUND))
+            if outbox.closed:
                 return
-            if not self._manner.batch:
-                job.reader = self
+            self._hold() if self._manner.batch else self._go_straight()
             await self._wait(self._next() - self._loop.time())
-            if self._manner.batch and job.outbox:
-                await self._gather(job)
             await self._look(self._loop.time())
 
-    async def _gather(self, job: Job) -> None:
-        """Let tokens come together, for as long as suits so many streams."""
-        hint = None if job.stream is None else job.stream.batch_hint
-        if hint is None or job.outbox.closed or len(job.outbox) >= hint.events:
+    async def _send(self, frames: bytes) -> None:
+        self._written += 1
+        await self._writer.write(frames)
+        if self._protocol.writing_paused:
+            await self._writer.drain()
+
+    def _go_straight(self) -> None:
+        """Have each frame written as it comes."""
+        self._job.outbox.enough = 1
+        self._job.reader = self
+
+    def _hold(self) -> None:
+        """Let what comes within the next moments come together, if that suits so many streams."""
+        stream = self._job.stream
+        if self._left or stream is None:
             return
-        job.outbox.enough = hint.events
-        await self._wait(hint.delay)
-        job.outbox.enough = 1
+        self._cancel_window()
+        events, delay = stream.batch_hint
+        if not delay:
+            self._go_straight()
+            return
+        self._job.reader = None
+        self._job.outbox.enough = events
+        self._window = self._loop.call_later(delay, self._release)
+
+    def _release(self) -> None:
+        """The window is over: what came is written by the handler, and where nothing did the next goes straight."""
+        self._window = None
+        if self._job.outbox:
+            self._woken.set()
+        else:
+            self._go_straight()
+
+    def _cancel_window(self) -> None:
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
+
+    def _leave(self) -> None:
+        self._left = True
+        self._cancel_window()
+        self._job.outbox.on_change = None
+        self._job.outbox.enough = 1
 
     def _next(self) -> float:
         """When something is to be done though nothing comes."""
@@ -132,6 +167,8 @@ class Reader:
 
     async def _look(self, now: float) -> None:
         """Write what is due, if the client takes it. Raises `TimeoutError` where it has taken nothing for too long."""
+        if self._request.transport is None:
+            raise ConnectionResetError("the client is gone")
         quiet = self._written == self._seen
         if now >= self._next_look:
             self._next_look = now + self._period

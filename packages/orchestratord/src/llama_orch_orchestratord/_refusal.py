@@ -1,6 +1,8 @@
-"""What is not taken in: an HTTP status, and the error that is its body."""
+"""What is not taken in, as an HTTP status and the error that is its body; and what ends a task without an engine."""
 
-from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError
+from llama_orch_adapter_api import AdapterError, DeadlineUnmet, InternalError, PoolUnavailable, WorkerError
+
+from ._job import Job
 
 
 class Refusal(Exception):
@@ -20,9 +22,16 @@ def invalid(message: str, *, status: int = 400, detail: str = "bad_request") -> 
 def unknown_task(task_id: str) -> Refusal:
     """It never was, or is forgotten."""
     return invalid(
-        f"task {task_id} is not known · it was never sent here, or it is over for longer than tasks.keep",
+        f"task {task_id[:40]!a} is not known · it was never sent here, or is forgotten (tasks.keep)",
         status=404,
         detail="not_found",
+    )
+
+
+def known_task(task_id: str) -> Refusal:
+    """Another one has this id."""
+    return invalid(
+        f"task {task_id} is known already · leave task_id out to have one made", status=409, detail="duplicate_task"
     )
 
 
@@ -34,3 +43,37 @@ def full(message: str, retry_after: float) -> Refusal:
 def unavailable(error: PoolUnavailable, *, known: bool) -> Refusal:
     """The host would refuse it: as long as the pool is one of its own, that may change."""
     return Refusal(503 if known else 404, error)
+
+
+def too_late(job: Job) -> DeadlineUnmet:
+    """Its deadline passed while it waited."""
+    return DeadlineUnmet(
+        f"the deadline of {job.task.deadline_ms} ms passed in the queue of pool {job.pool_id!r} · "
+        "allow more time, or come when fewer wait",
+        detail="queue",
+        phase="queue",
+        pool=job.pool_id,
+    )
+
+
+def dropped(pool_id: str) -> PoolUnavailable:
+    """A newer task took its place."""
+    return PoolUnavailable(
+        f"the queue of pool {pool_id!r} was full, and a newer task took this one's place (admission.policy drop-lru) · "
+        "send it again later",
+        detail="overloaded",
+        phase="queue",
+        pool=pool_id,
+    )
+
+
+def stopping(pool_id: str) -> PoolUnavailable:
+    """This process ends."""
+    return PoolUnavailable(
+        "this orchestrator is stopping · use another one, or come again", detail="draining", phase="queue", pool=pool_id
+    )
+
+
+def own_fault(error: Exception) -> InternalError:
+    """A bug of ours is one task's trouble, not all."""
+    return InternalError(f"the orchestrator raised {type(error).__name__} · report it", detail="host")

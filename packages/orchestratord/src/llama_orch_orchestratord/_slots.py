@@ -26,6 +26,10 @@ class Slots:
             self._until = now + _FRESH
         return max(1, self._sums.get(pool_id, self._unknown))
 
+    def forget(self) -> None:
+        """Add them up anew when next asked."""
+        self._until = float("-inf")
+
     def _sum(self, pool: PoolCapabilities) -> int:
         return sum(slots_of(replica) or self._unknown for replica in pool.replicas.values())
 

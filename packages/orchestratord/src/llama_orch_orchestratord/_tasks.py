@@ -50,12 +50,12 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     manner = manner_of(request.query, request.app[STREAM])
     job = jobs.find(request.match_info["task_id"])
     jobs.take(job)
-    reader = Reader(request, manner)
+    reader = Reader(job, request, manner)
     try:
         with contextlib.ExitStack() as following:
             if manner.narration:
                 following.enter_context(request.app[NARRATIONS].follow(job.task_id, reader.tell))
-            await reader.serve(job)
+            await reader.serve()
     except (ConnectionError, TimeoutError):
         reader.abort()
     finally:
