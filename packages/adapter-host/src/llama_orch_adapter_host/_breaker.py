@@ -15,6 +15,7 @@ import backoff
 import msgspec
 
 from ._circuits import Circuit, Circuits, OnChange, StateName
+from ._pulse import Pulse
 
 Verdict = Literal["ok", "fault", "neutral"]
 """What a call says of its engine; a cancelled one, a 4xx or back-pressure says nothing."""
@@ -90,6 +91,7 @@ class Breaker:
         self._policy = policy
         self._random = random
         self._publish = publish
+        self.pulse = Pulse()  # beats when it admits again
         self._span = 0.0  # of the last trip, before the spread
         self._epoch = 0
         self._barred_until = -math.inf  # closed; open, for ever; half open, as long as the probe's lease
@@ -139,7 +141,7 @@ class Breaker:
             self._failed(now)
         elif permit.probe:  # it gives its place back
             self._epoch += 1
-            self._barred_until = -math.inf
+            self._unbar()
 
     def due(self, now: float) -> bool:
         """Whether its span is over, so that it is time to ask the replica's health."""
@@ -149,7 +151,7 @@ class Breaker:
         """Health answered ready: let exactly one call probe. Before it is due, nothing happens."""
         if self.due(now):
             self._circuit.half_open()
-            self._barred_until = -math.inf
+            self._unbar()
             self._publish(self._circuit)
 
     def postpone(self, now: float) -> None:
@@ -185,9 +187,13 @@ class Breaker:
     def _begin_anew(self) -> None:
         self._epoch += 1
         self._shared: Permit | None = Permit(self._epoch, probe=False)
-        self._barred_until = -math.inf
+        self._unbar()
         self._window = _Window(self._policy)
         self._spans = self._policy.spans()
+
+    def _unbar(self) -> None:
+        self._barred_until = -math.inf
+        self.pulse.beats += 1
 
     def _bar(self) -> None:
         self._epoch += 1

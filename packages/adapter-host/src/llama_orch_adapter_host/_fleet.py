@@ -148,7 +148,7 @@ class Fleet:
     def refuse(self, binding: Binding, limit: float | None = None) -> None:
         """Let no more tasks in; streams run on for `limit` seconds, None: as its pool says. Twice is once."""
         if not binding.gate.draining:
-            binding.gate.draining = True
+            binding.gate.drain()
             limit = binding.timeouts.drain if limit is None else limit
             self._herald.tell(ReplicaDraining, binding.info, leases=len(binding.leases), limit=limit)
             self._herald.hook("llama_orch_on_drain", binding.info)

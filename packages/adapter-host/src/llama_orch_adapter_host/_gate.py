@@ -8,6 +8,7 @@ from ._breaker import Breaker, Permit
 from ._health import Health
 from ._outcome import EFFECTS, SET_UP, Meaning
 from ._policy import PoolPolicy
+from ._pulse import Pulse
 from ._retry import RetryPolicy
 
 Refused = Literal["draining", "down", "loading", "open", "paused", "full"]
@@ -43,6 +44,15 @@ class Gate:
         self.draining = False
         self.ill_set_up: set[str] = set()  # the details that were told, until it works again
         self.paused_until = 0.0
+
+    def join(self, pulse: Pulse) -> None:
+        """Let this one beat from now on whenever something changes that kept tasks out."""
+        self.breaker.pulse = self.health.pulse = pulse
+
+    def drain(self) -> None:
+        """Let no more tasks in."""
+        self.draining = True
+        self.health.pulse.beats += 1  # that tasks are kept out is no news, but why is
 
     def adopt(self, policy: PoolPolicy) -> None:
         """Go by these figures from now on; what is known of the replica is kept."""

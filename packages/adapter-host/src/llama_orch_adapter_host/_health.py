@@ -5,6 +5,8 @@ from typing import Literal
 import msgspec
 from llama_orch_adapter_api import WorkerHealth
 
+from ._pulse import Pulse
+
 Belief = Literal["unknown", "ready", "busy", "loading", "down"]
 
 _ADMITTING = frozenset({"unknown", "ready", "busy"})
@@ -44,6 +46,7 @@ class Health:
         self.belief: Belief = "unknown"
         self.detail = ""
         self.admits = True  # whether a task may be sent: not while the replica loads or is down
+        self.pulse = Pulse()  # beats when something else is believed
         self._policy = policy
         self._against = 0  # answers in a row that speak against the belief
 
@@ -83,5 +86,6 @@ class Health:
         self._against = 0
         self.belief = state
         self.admits = state in _ADMITTING
+        self.pulse.beats += 1
         self.detail = detail
         return True

@@ -1,8 +1,10 @@
 """A pool: replicas that may stand in for each other, and what its tasks share."""
 
 from ._binding import Binding
+from ._closed import Closed
 from ._latency import Latency
 from ._policy import PoolPolicy
+from ._pulse import Pulse
 from ._retry import Budget
 from ._ring import Ring
 
@@ -19,6 +21,8 @@ class Pool:
         self.turn = 0  # from where the next look at the replicas begins, so that equals share
         self.bindings: dict[str, Binding] = {}
         self.order: tuple[Binding, ...] = ()
+        self.pulse = Pulse()  # of all its replicas
+        self.closed: Closed | None = None  # what was found out of it last, as long as that holds
         self._ring: Ring[Binding] | None = None
 
     @property
@@ -28,9 +32,18 @@ class Pool:
             self._ring = Ring({binding.info.replica_id: binding for binding in self.order})
         return self._ring
 
+    def known_closed(self, now: float) -> Closed | None:
+        """Why it takes no task, where that is known without a look at its replicas."""
+        closed = self.closed
+        if closed is None or (closed.beats == self.pulse.beats and now < closed.until):
+            return closed
+        self.closed = None
+        return None
+
     def set(self, binding: Binding) -> None:
         """Put a binding in its place: a new one's last, or that of the one it takes over from."""
         self.bindings[binding.info.replica_id] = binding
+        binding.gate.join(self.pulse)
         self._changed()
 
     def remove(self, replica_id: str) -> None:
@@ -50,5 +63,6 @@ class Pool:
         self.policy = policy
 
     def _changed(self) -> None:
+        self.pulse.beats += 1
         self.order = tuple(self.bindings.values())
         self._ring = None

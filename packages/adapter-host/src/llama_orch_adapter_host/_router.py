@@ -1,30 +1,18 @@
 """From a task to a replica: its pin, its pool, the pools that stand in for it, or why nobody takes it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from llama_orch_adapter_api import PoolUnavailable, RoutePolicy, TaskRequest
 
 from ._binding import Binding
 from ._bus import Bus
+from ._closed import Closed
 from ._events import RouteFailed
-from ._gate import Refusal, Refused
 from ._leash import Leash
 from ._policy import LEAST_IN_FLIGHT
 from ._pool import Pool
 from ._registry import Registry
 from ._routes import Look, Pick, admits, by_policy, least_in_flight, pick
-
-_WORDS: dict[Refused, tuple[str, str, str]] = {
-    "full": ("at_capacity", "at max_in_flight", "wait, raise the limit, or add replicas"),
-    "paused": ("overloaded", "left alone for a moment after pushing back", "wait, or add replicas"),
-    "loading": ("loading", "loading the model", "wait until it is loaded"),
-    "open": ("all_open", "left alone for a while after too many failures", "look at the engines' own logs"),
-    "down": ("unreachable", "not answering health checks", "check that the engines run, and their urls"),
-    "draining": ("draining", "being drained", "use another pool, or bind a replica"),
-}
-"""By what refuses: the error's detail, what is the matter, the mend. Those nearest to taking a task come first."""
-
-_NEARNESS = {why: place for place, why in enumerate(_WORDS)}
 
 
 class Router:
@@ -61,7 +49,8 @@ class Router:
         if task.replica_id is not None:
             pinned = pool.bindings.get(task.replica_id)
             return pinned is not None and admits(pinned, look)
-        return any(admits(binding, look) for each in (pool, *self._stand_ins(pool)) for binding in each.order)
+        pools = (each for each in (pool, *self._stand_ins(pool)) if each.known_closed(look.now) is None)
+        return any(admits(binding, look) for each in pools for binding in each.order)
 
     def refusal(self, pool: Pool, now: float) -> PoolUnavailable | None:
         """Why neither this pool nor one that stands in for it takes a task now; None where one does."""
@@ -78,6 +67,8 @@ class Router:
                 yield other
 
     def _pick(self, pool: Pool, task: TaskRequest, look: Look) -> Pick | None:
+        if pool.known_closed(look.now) is not None:
+            return None
         name = pool.policy.route
         policy = None if name == LEAST_IN_FLIGHT else self._policies().get(name)
         if policy is None:
@@ -108,8 +99,11 @@ class Router:
         return Pick(binding, "the task is pinned to it")
 
 
-def refused(pool: Pool, bindings: Iterable[Binding], now: float) -> PoolUnavailable:
-    """Why none of these takes a task, and when one may: told is what is nearest to taking it."""
+def refused(pool: Pool, bindings: Collection[Binding], now: float) -> PoolUnavailable:
+    """Why none of these takes a task, and when one may: told is what is nearest to taking it.
+
+    Of a whole pool that is kept where it will hold for a while, so that the next one is told at once.
+    """
     if not pool.order:
         return PoolUnavailable(
             f"pool {pool.id!r} has no replica bound any more · bind one, or use another pool",
@@ -117,17 +111,12 @@ def refused(pool: Pool, bindings: Iterable[Binding], now: float) -> PoolUnavaila
             phase="queue",
             pool=pool.id,
         )
-    refusals = [refusal for each in bindings if (refusal := each.gate.refuses(now, len(each.leases)))]
-    nearest = min(refusals, key=lambda each: _NEARNESS[each.why], default=Refusal("draining", float("inf")))
-    soonest = min((each.again_in for each in refusals), default=float("inf"))
-    detail, matter, mend = _WORDS[nearest.why]
-    alike, count = sum(each.why == nearest.why for each in refusals), len(refusals)
-    again = "" if soonest == float("inf") else f"; to be asked again in {soonest:.3g} s"
-    which = "its replica is" if count == 1 else f"{alike} of its {count} replicas {'is' if alike == 1 else 'are'}"
-    return PoolUnavailable(
-        f"pool {pool.id!r} takes no task now: {which} {matter}{again} · {mend}",
-        detail=detail,
-        phase="queue",
-        retry_after=None if soonest == float("inf") else soonest,
-        pool=pool.id,
-    )
+    whole = bindings is pool.order
+    closed = pool.known_closed(now) if whole else None
+    if closed is None:
+        gates = [(each.gate, each.gate.refuses(now, len(each.leases))) for each in bindings]
+        refusals = [(gate, refusal) for gate, refusal in gates if refusal is not None]
+        closed = Closed.of(refusals, now, pool.pulse.beats)
+        if whole and len(refusals) == len(bindings):
+            pool.closed = closed
+    return closed.error(pool.id, now)

@@ -1,0 +1,116 @@
+"""What is known of a pool that takes no task is never older than what its replicas would say (battery 13)."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from llama_orch_adapter_api import PoolUnavailable
+from llama_orch_adapter_host._binding import Binding
+from llama_orch_adapter_host._breaker import BreakerPolicy, Permit
+from llama_orch_adapter_host._bus import Bus
+from llama_orch_adapter_host._pool import Pool
+from llama_orch_adapter_host._registry import Registry
+from llama_orch_adapter_host._router import Router
+from llama_orch_adapter_host._routes import Look
+
+from .adapters import task  # type: ignore[import-not-found]  # test folders are no packages
+from .replicas import DOWN, LOADING, READY, bound, pool_of, trip  # type: ignore[import-not-found]  # as above
+
+
+class Fate:
+    """A pool to which things happen, drawn by a seed."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.now = 0.0
+        self.permits: list[tuple[Binding, Permit]] = []
+        self.pool = pool_of(*(self.replica(str(name)) for name in range(3)))
+
+    def replica(self, name: str) -> Binding:
+        return bound(name, breaker=BreakerPolicy(open_for=3, probe_lease=2), limit=1)
+
+    def happen(self) -> None:
+        acts: list[Callable[[Binding], None]] = [
+            lambda each: trip(each, self.now),
+            lambda each: trip(each, self.now),
+            lambda each: each.gate.breaker.half_open(self.now),
+            lambda each: each.gate.breaker.postpone(self.now),
+            self.enter,
+            self.leave,
+            lambda each: each.gate.health.saw(self.rng.choice((READY, DOWN, LOADING))) or None,
+            lambda each: each.leases.add(each),  # type: ignore[arg-type]  # whoever counts them looks into none
+            lambda each: each.leases.discard(each),  # type: ignore[arg-type]  # as above
+            self.pass_time,
+            self.pass_time,
+            self.rebind,
+        ]
+        if self.rng.random() < 0.03:
+            acts = [lambda each: each.gate.drain()]
+        self.rng.choice(acts)(self.rng.choice(self.pool.order))
+
+    def pass_time(self, _: Binding) -> None:
+        self.now += self.rng.uniform(0, 2)
+
+    def enter(self, binding: Binding) -> None:
+        permit = binding.gate.breaker.enter(self.now)
+        if permit is not None:
+            self.permits.append((binding, permit))
+
+    def leave(self, _: Binding) -> None:
+        if self.permits:
+            binding, permit = self.permits.pop()
+            if self.rng.random() < 0.3:
+                binding.gate.breaker.first_token(permit, self.now)
+            binding.gate.breaker.leave(permit, self.rng.choice(("ok", "fault", "neutral")), self.now)
+
+    def rebind(self, binding: Binding) -> None:
+        if self.rng.random() < 0.2:
+            self.pool.set(self.replica(binding.info.replica_id))
+
+
+def answer(router: Router, pool: Pool, now: float) -> str:
+    """What becomes of a task now: sent, or why not."""
+    try:
+        router.route(pool, task(), Look(now))
+    except PoolUnavailable as error:
+        return error.detail
+    return "sent"
+
+
+def test_what_is_kept_says_what_the_replicas_say():
+    """Battery 13: whatever happens to replicas, a pool found closed takes tasks as soon as one of them does."""
+    seed = random.randrange(2**32)
+    rng = random.Random(seed)
+    router = Router(Registry(), dict, Bus())
+    seen: dict[str, int] = {}
+    kept = 0
+    for _ in range(200):
+        fate = Fate(rng)
+        for _ in range(100):
+            fate.happen()
+            kept += fate.pool.known_closed(fate.now) is not None
+            told = answer(router, fate.pool, fate.now)
+            again = answer(router, fate.pool, fate.now)
+            fate.pool.closed = None
+            assert told == again == answer(router, fate.pool, fate.now), f"seed {seed}"
+            seen[told] = seen.get(told, 0) + 1
+    print(f"seed {seed}: {seen}, {kept} of them known before")
+
+    assert {"sent", "all_open", "unreachable", "loading", "at_capacity", "draining"} <= set(seen)
+    assert kept > 1000
+
+
+def test_when_to_ask_again_counts_down():
+    """Battery 13: a pool that is known to be closed tells how long that lasts from now, not from when it was seen."""
+    replicas = [bound(str(name), breaker=BreakerPolicy(open_for=5 + name, spread=0)) for name in range(3)]
+    pool = pool_of(*replicas)
+    for replica in replicas:
+        trip(replica, 0.0)
+    router = Router(Registry(), dict, Bus())
+    waits = []
+    for now in (0.0, 1.0, 4.5, 5.5):
+        with pytest.raises(PoolUnavailable) as caught:
+            router.route(pool, task(), Look(now))
+        waits.append(caught.value.retry_after)
+
+    assert waits == pytest.approx([5, 4, 0.5, 0.5], abs=1e-9)
