@@ -335,6 +335,22 @@ async def test_a_stopped_host_takes_nothing_more():
 
 
 @virtual
+async def test_a_host_is_entered_once():
+    """Battery 30: a host that runs, or has stopped, cannot be entered: nobody would close what it builds then."""
+    built = [Words(), Words()]
+    host = AdapterHost(parse_config(b'[pools.chat]\nengine = "words"\nreplicas = [{}]'), plugins_with(*built))
+    async with host:
+        with pytest.raises(RuntimeError, match="this host is entered already; a host is entered once"):
+            await host.__aenter__()
+        assert len(await drained(await host.submit("chat", task()))) == 5
+    with pytest.raises(RuntimeError, match="this host has stopped; a host is entered once · make a new one"):
+        async with host:
+            pass
+
+    assert [adapter.closed for adapter in built] == [1, 0]
+
+
+@virtual
 async def test_what_was_built_beside_a_failure_is_closed():
     """ORCH-3600: adapters that were built and never bound are closed once, with the host; a taken id builds none."""
     built = [Words(), Words()]

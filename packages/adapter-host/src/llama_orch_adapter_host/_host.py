@@ -65,7 +65,8 @@ _LOOK = 0.05
 class AdapterHost(Changes, Ending):
     """Finds adapters, binds one per replica, and puts one behaviour around all of them. One per event loop.
 
-    Use it as `async with AdapterHost.from_config("pools.toml") as host:`; leaving the block ends every stream.
+    Use it as `async with AdapterHost.from_config("pools.toml") as host:`; leaving the block ends every stream, and the
+    host: entering it again raises `RuntimeError`.
     """
 
     def __init__(self, config: HostConfig | None = None, plugins: Plugins | None = None) -> None:
@@ -87,6 +88,7 @@ class AdapterHost(Changes, Ending):
         self._hurry = self._fleet.lookout.hurry
         self._watch = Watch()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
+        self._entered = False
         self._stopping = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -122,6 +124,10 @@ class AdapterHost(Changes, Ending):
         return (lambda: None) if isinstance(observer, Narrator) else self._bus.add(observer)
 
     async def __aenter__(self) -> Self:
+        if self._entered or self._stopping:
+            matter = "has stopped" if self._stopping else "is entered already"
+            raise RuntimeError(f"this host {matter}; a host is entered once · make a new one")
+        self._entered = True
         try:
             blueprints = await asyncio.to_thread(self._blueprints)  # imports packages, reads files
             self._build(blueprints)
