@@ -203,6 +203,30 @@ async def test_whoever_stops_waiting_stops_no_unbind():
 
 
 @virtual
+async def test_whoever_stops_waiting_stops_no_drain():
+    """ORCH-3600: a drain goes on when its caller is cancelled: its streams are cut at the limit, and that is told."""
+    yard = Yard(lambda _: Engine(words=99))
+    host = two(yard)
+    told: list[ReplicaDrained] = []
+    host.observe(lambda event: told.append(event) if isinstance(event, ReplicaDrained) else None)
+    async with host:
+        stream = await reading(host, "a")
+        at = now()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await host.drain("chat", "a")
+        with pytest.raises(WorkerReset):
+            await stream
+
+        assert now() - at == moment(2.5)
+        await asyncio.sleep(0.1)
+        assert [(event.cut, event.duration) for event in told] == [(1, moment(2.5))]
+        with pytest.raises(PoolUnavailable) as caught:
+            await host.submit("chat", task(replica_id="a"))
+        assert caught.value.detail == "draining"
+
+
+@virtual
 async def test_a_host_that_stops_while_it_drains():
     """Battery 30: a stop ends the streams of generations that were taken over from, and closes each adapter once."""
     yard = Yard(lambda _: Engine(words=99))

@@ -65,12 +65,12 @@ class Changes(ABC):
         """Send no more tasks to a replica, None: to any of the pool, and wait for its streams.
 
         They are cut at its `timeouts.drain`; how many were is returned. It stays bound until it is unbound, or rebound,
-        which lets tasks in again. Raises `PoolUnavailable`.
+        which lets tasks in again. It goes on in the background where the caller is cancelled. Raises `PoolUnavailable`.
         """
         self._check_open(pool_id)
         pool = self._fleet.registry.pool(pool_id)
         some = pool.order if replica_id is None else (self._fleet.registry.binding(pool_id, replica_id),)
-        return sum(await asyncio.gather(*(self._fleet.drain(binding) for binding in some)))
+        return sum(await asyncio.gather(*(self._fleet.empty(binding) for binding in some)))
 
     async def unbind(self, pool_id: str, replica_id: str) -> int:
         """Take a replica out at once, drain it as `drain` does, and close its adapter; how many streams were cut.

@@ -183,8 +183,16 @@ class Fleet:
     async def see_off(self, binding: Binding) -> int:
         """`retire` in the background, and wait for it: whoever stops waiting stops nothing else."""
         self.unseat(binding)
+        return await self._through(binding, self.retire(binding))
+
+    async def empty(self, binding: Binding) -> int:
+        """`drain` in the background, and wait for it: as `see_off`."""
+        return await self._through(binding, self.drain(binding))
+
+    async def _through(self, binding: Binding, work: Coroutine[Any, Any, int]) -> int:
+        """Wait for what a stop of the host may end, and nobody else."""
         self.refuse(binding)
-        errand = self.errand(self.retire(binding))
+        errand = self.errand(work)
         await asyncio.wait([errand])
         return 0 if errand.cancelled() else errand.result()
 
