@@ -10,6 +10,7 @@ from ._fleet import Fleet
 from ._flight import cancelled
 from ._ledger import Ledger
 from ._plugins import Plugins
+from ._probe import FAREWELL_LIMIT
 from ._relay import Relay
 from ._reload import Reloads
 from ._triggers import Trigger
@@ -18,8 +19,14 @@ from ._watch import Watch
 _DRAIN_LOOK = 0.05
 """Seconds between two looks at the streams that are drained."""
 
+_CLOSE_WITHIN = 3.0 - _DRAIN_LOOK
+"""Seconds from the end of the draining until all is closed, whatever streams, adapters and plugins do."""
+
 _LAST_WORDS = 1.0
-"""Seconds that plugins may take, when the host ends, for what they were told last."""
+"""Seconds that plugins may take of that for what they were told last."""
+
+_LEAST_WORDS = 0.25
+"""Seconds that adapters leave them."""
 
 
 class Ending:
@@ -40,8 +47,9 @@ class Ending:
     async def aclose(self, drain: float | None = None) -> None:
         """Refuse new tasks, let streams run for `drain` seconds (None: as each pool says), end them, close adapters.
 
-        A later call waits for the first to be done, and changes nothing of it. Whoever gives up the first one ends the
-        draining alone, and is back when all is closed. Leaving the host's block is `aclose(drain=0)`.
+        All is closed 3 s after the draining at the latest. A later call waits for the first to be done, and changes
+        nothing of it. Whoever gives up the first one ends the draining alone, and is back when all is closed. Leaving
+        the host's block is `aclose(drain=0)`.
         """
         if self._closing is not None:
             await asyncio.shield(self._closing)
@@ -66,22 +74,25 @@ class Ending:
 
     async def _close(self, draining: asyncio.Task[None], cut: Counter[Binding | None]) -> None:
         """Once begun it is finished, whoever waits for it. `cut` is how many streams of each were ended meanwhile."""
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         await asyncio.wait([draining])
+        until = loop.time() + _CLOSE_WITHIN
         leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
         for call in self._ledger.calls():  # the draining was given up
             cut[call.boarded] += call.interrupt(cancelled())
         await asyncio.gather(*(lease.stop() for lease in leases))
         for binding in self._fleet.bindings():
             if binding.gate.draining:
-                took = asyncio.get_running_loop().time() - began
+                took = loop.time() - began
                 self._fleet.emptied(binding, cut[binding], took, stopping=True)
         self._watch.close()
-        await self._fleet.close()
-        self._bus.emit(HostStopped(duration=asyncio.get_running_loop().time() - began))
+        await self._fleet.close(min(FAREWELL_LIMIT, until - _LEAST_WORDS - loop.time()))
+        self._bus.emit(HostStopped(duration=loop.time() - began))
         if self._plugins is not None and self._plugins.listening:
             leave = self._plugins.close if self._owns_plugins else self._plugins.settle
-            await asyncio.to_thread(leave, _LAST_WORDS)  # so that unbinding is told before we are gone
+            left = max(0.0, min(_LAST_WORDS, until - loop.time()))
+            await asyncio.to_thread(leave, left)  # so that unbinding is told before we are gone
         if self._relay is not None:
             self._relay.close()
 

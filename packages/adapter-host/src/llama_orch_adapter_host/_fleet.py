@@ -196,28 +196,34 @@ class Fleet:
         await asyncio.wait([errand])
         return 0 if errand.cancelled() else errand.result()
 
-    async def discard(self, binding: Binding) -> None:
-        """Close a binding's adapter and forget it, whether it was ever seated or not. Once begun it is finished."""
+    async def discard(self, binding: Binding, limit: float = FAREWELL_LIMIT) -> None:
+        """Close a binding's adapter and forget it, whether it was ever seated or not. Once begun it is finished.
+
+        The adapter may take `limit` seconds.
+        """
         self.unseat(binding)
         if self._by_key.pop(_key(binding.info), None) is not None:
             self._breakers.forget(_key(binding.info))
             self.cache.forget(binding)
-            self._closings[binding] = asyncio.get_running_loop().create_task(self._close(binding))
+            self._closings[binding] = asyncio.get_running_loop().create_task(self._close(binding, limit))
         closing = self._closings.get(binding)
         if closing is not None:
             await asyncio.shield(closing)
 
-    async def close(self) -> None:
-        """Close every adapter, those that never served included, and end what runs in the background, in parallel."""
+    async def close(self, limit: float = FAREWELL_LIMIT) -> None:
+        """Close every adapter, those that never served included, and end what runs in the background, in parallel.
+
+        Each may take `limit` seconds.
+        """
         errands = tuple(self._errands)
         for errand in errands:
             errand.cancel()
         await asyncio.gather(
-            *(self.discard(binding) for binding in (*self.bindings(), *self._closings)), _ended(errands)
+            *(self.discard(binding, limit) for binding in (*self.bindings(), *self._closings)), _ended(errands, limit)
         )
 
-    async def _close(self, binding: Binding) -> None:
-        await farewell(binding, "closing the adapter", binding.adapter.aclose)
+    async def _close(self, binding: Binding, limit: float) -> None:
+        await farewell(binding, "closing the adapter", binding.adapter.aclose, limit)
         self._empty.discard(binding)
         del self._closings[binding]
         if binding in self._served:
@@ -241,10 +247,9 @@ class Fleet:
             self.lookout.ask_in(binding, open_for)
 
 
-async def _ended(errands: Collection[asyncio.Task[Any]]) -> None:
-    """Wait until they are, no longer than for a farewell."""
+async def _ended(errands: Collection[asyncio.Task[Any]], limit: float) -> None:
     if errands:
-        await asyncio.wait(errands, timeout=FAREWELL_LIMIT)
+        await asyncio.wait(errands, timeout=limit)
 
 
 def _key(info: BindingInfo) -> str:

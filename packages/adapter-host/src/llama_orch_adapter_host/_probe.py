@@ -51,10 +51,12 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
     return failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
 
 
-async def farewell(binding: Binding, what: str, say: Callable[[], Awaitable[None]]) -> bool:
-    """Tell the adapter something; it may take `FAREWELL_LIMIT`. Whether it did it."""
+async def farewell(
+    binding: Binding, what: str, say: Callable[[], Awaitable[None]], limit: float = FAREWELL_LIMIT
+) -> bool:
+    """Tell the adapter something; it may take `limit` seconds. Whether it did it."""
     try:
-        await _within(FAREWELL_LIMIT, say, set())
+        await _within(limit, say, set())
     except _Late:
         binding.broke(what, "TimeoutError")
         return False
