@@ -26,6 +26,8 @@ FLOODS = {
     "empty DATA": b"\0\0\0\0\0\0\0\0\1",
     "1xx heads": block([(":status", "103")]),
     "GOAWAY": b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0",
+    "WINDOW_UPDATE": b"\0\0\4\x08\0\0\0\0\0\0\0\0\1",
+    "WINDOW_UPDATE of a stream": b"\0\0\4\x08\0\0\0\0\1\0\0\0\1",
     "an unknown kind": b"\0\0\0\x20\0\0\0\0\0",
 }
 
@@ -73,6 +75,29 @@ async def test_what_many_requests_bring() -> None:
         connection.data_received(server.data_to_send())
         assert await exchange.read() == b"an event"
 
+    assert not wire.aborted
+    connection.close()
+
+
+async def test_what_a_body_brings() -> None:
+    """A peer that takes a large body in small pieces, and says so for each of them, is not taken for a flood."""
+    connection, wire, server = greeted()
+    exchange = connection.open(HEAD, body=True, idle=60)
+    uploading = asyncio.create_task(exchange.upload(b"x" * 8 * 1024 * 1024))
+    updates = taken = 0
+    while taken < 8 * 1024 * 1024:
+        await asyncio.sleep(0)
+        for event in server.receive_data(bytes(wire.written)):
+            taken += getattr(event, "flow_controlled_length", 0)
+        wire.written.clear()
+        while taken >= 1024 * (updates + 1):
+            updates += 1
+            for number in (0, exchange.number):
+                server.increment_flow_control_window(1024, number or None)
+        connection.data_received(server.data_to_send())
+    await uploading
+
+    assert updates == 8192
     assert not wire.aborted
     connection.close()
 

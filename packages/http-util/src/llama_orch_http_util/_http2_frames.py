@@ -10,7 +10,6 @@ from typing import NamedTuple
 DATA = 0x0
 SETTINGS = 0x4
 GOAWAY = 0x7
-WINDOW_UPDATE = 0x8
 LARGEST = 16_384
 """Bytes of a frame's payload: what is announced where nothing else is (§4.2)."""
 

@@ -17,10 +17,10 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
+from ._config import KIB
 from ._http2_frames import (
     DATA,
     GOAWAY,
-    WINDOW_UPDATE,
     Breach,
     FrameSplitter,
     Goaway,
@@ -49,6 +49,8 @@ _PATIENCE = 1000
 _MOST_PATIENCE = 10_000
 _MOST_OF_A_STREAM = 8
 """Frames beside its body that are no sign of ill will: a head, some before it, trailers, a reset."""
+_MOST_OF_A_KIB = 2
+"""Frames that take back each kibibyte of a request's body: on its stream and on all, by a peer with small buffers."""
 _LARGEST_TABLE = 4096
 """Bytes of the headers that are kept for later ones to refer to, however many the peer would keep: all are searched."""
 
@@ -132,7 +134,8 @@ class Wire:
     def send(self, number: int, part: bytes, *, last: bool) -> None:
         """Send a part of a request's body."""
         self._h2.send_data(number, part, end_stream=last)
-        self._patience = min(self._patience + 1, _MOST_PATIENCE)
+        brings = 1 + _MOST_OF_A_KIB * -(-len(part) // KIB)
+        self._patience = min(self._patience + brings, _MOST_PATIENCE)
 
     def acknowledge(self, exchange: Exchange, size: int) -> None:
         """Let the peer send so many bytes more on a stream."""
@@ -181,7 +184,7 @@ class Wire:
             self._started = True
             self._hearer.started()
         kind = kind_of(frame)
-        if (kind != DATA or is_empty(frame)) and kind != WINDOW_UPDATE:
+        if kind != DATA or is_empty(frame):
             self._spend_patience()
         if kind == DATA and not self._in_headers:
             number = stream_of(frame)
