@@ -166,6 +166,7 @@ def test_a_context_names_its_replica() -> None:
     context = AdapterContext("chat", "r0", None, Timeouts(), {}, lambda: 0.0, lambda _: None)
 
     assert context.replica == "chat/r0"
+    context.count("nobody listens")
 
 
 def test_a_launch_needs_no_progress() -> None:

@@ -22,6 +22,8 @@ from llama_orch_adapter_api import (
 from llama_orch_adapter_host import AdapterHost, ConfigError, UnknownEngineError, parse_config
 from llama_orch_adapter_host._ledger import REMEMBERED
 from llama_orch_adapter_host._probe import PROBE_LIMIT
+from llama_orch_adapter_host.observe import Metrics
+from prometheus_client import CollectorRegistry
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     PROPS,
@@ -163,10 +165,12 @@ def test_a_factory_that_raises(error: Exception, told: str):
 
 
 def test_binding_by_hand(caplog: pytest.LogCaptureFixture):
-    """ORCH-3600: `bind` gives the adapter its table, limits, overrides, a clock and a voice; a name is bound once."""
+    """ORCH-3600: `bind` gives the adapter its table, limits, overrides, a clock, a voice and a counter, and once."""
     caplog.set_level(logging.INFO)
     contexts: list[AdapterContext] = []
     host = AdapterHost(plugins=seen_by(contexts, Words(), Words()))
+    scraped = CollectorRegistry()
+    host.observe(Metrics(scraped))
     limits = Timeouts(idle=3)
 
     info = host.bind("chat", "words", {"url": "http://x"}, replica_id="r1", timeouts=limits, http={"a": 1})
@@ -181,6 +185,10 @@ def test_binding_by_hand(caplog: pytest.LogCaptureFixture):
     assert abs(context.clock() - time.monotonic()) < 60
     context.narrate("the engine is loading its model")
     assert caplog.messages[-1] == "chat/r1 says: the engine is loading its model"
+    for _ in range(2):
+        context.count("fallback_refused")
+    labels = {"pool": "chat", "replica": "r1", "engine": "words", "what": "fallback_refused"}
+    assert scraped.get_sample_value("llama_orch_adapter_counts_total", labels) == 2
 
 
 # --- what is refused before any engine is asked

@@ -48,7 +48,8 @@ class AdapterContext(msgspec.Struct, frozen=True):
     """All that an adapter is given; nothing is global.
 
     `config` is an instance of the spec's `config_type`, secrets resolved. `http` are the pool's overrides, as they
-    stand in the config. `clock` counts seconds, monotonic. `narrate` takes one sentence for people.
+    stand in the config. `clock` counts seconds, monotonic. `narrate` takes one sentence for people. `count` takes the
+    name of what happened once more, one of a few, for the host's metrics.
     """
 
     pool_id: str
@@ -58,6 +59,7 @@ class AdapterContext(msgspec.Struct, frozen=True):
     http: Mapping[str, Any]
     clock: Callable[[], float]
     narrate: Callable[[str], None]
+    count: Callable[[str], None] = lambda _: None
 
     @property
     def replica(self) -> str:

@@ -88,7 +88,7 @@ class Blueprint(NamedTuple):
         """The binding it will be, as hooks see it."""
         return BindingInfo(self.pool_id, self.replica_id, self.spec.engine, generation)
 
-    def build(self, narrate: Callable[[str], None]) -> WorkerAdapter:
+    def build(self, narrate: Callable[[str], None], count: Callable[[str], None]) -> WorkerAdapter:
         """The adapter. Raises `ConfigError` for whatever its factory raises."""
         context = AdapterContext(
             pool_id=self.pool_id,
@@ -98,6 +98,7 @@ class Blueprint(NamedTuple):
             http=self.http,
             clock=time.monotonic,
             narrate=narrate,
+            count=count,
         )
         try:
             return self.spec.factory(context)

@@ -200,6 +200,12 @@ class AdapterSpoke(ReplicaEvent, frozen=True, kw_only=True, tag="adapter"):
     words: str
 
 
+class AdapterCounted(ReplicaEvent, frozen=True, kw_only=True, tag="count"):
+    """Something happened once more that an adapter counts, such as a request's `fallback_refused` to HTTP/1.1."""
+
+    what: str
+
+
 class AdapterBroke(ReplicaEvent, frozen=True, kw_only=True, tag="adapter_fault"):
     """An adapter raised, or took too long, where no task fails of it."""
 
@@ -282,6 +288,7 @@ HostEvent = (
     | SetUpFailed
     | CapabilitiesChanged
     | AdapterSpoke
+    | AdapterCounted
     | AdapterBroke
     | ReloadBegun
     | ReloadDone

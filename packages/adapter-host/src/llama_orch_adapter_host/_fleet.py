@@ -21,6 +21,7 @@ from ._breaker import Breakers, State
 from ._bus import Bus
 from ._events import (
     AdapterBroke,
+    AdapterCounted,
     AdapterSpoke,
     BreakerChanged,
     ReplicaBound,
@@ -70,7 +71,10 @@ class Fleet:
         info = blueprint.info(self.registry.next_generation(blueprint.pool_id, blueprint.replica_id))
         self._herald.tell(ReplicaPreloading, info)
         self._herald.hook("llama_orch_on_preload", info)
-        adapter = blueprint.build(lambda words: self._herald.tell(AdapterSpoke, info, words=one_line(words)))
+        adapter = blueprint.build(
+            lambda words: self._herald.tell(AdapterSpoke, info, words=one_line(words)),
+            lambda what: self._herald.tell(AdapterCounted, info, what=one_line(what)),
+        )
         self.registry.number(info)
         pool = self.registry.get(info.pool_id)
         policy = blueprint.policy or (PoolPolicy() if pool is None else pool.policy)

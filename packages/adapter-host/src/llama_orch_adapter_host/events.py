@@ -2,6 +2,7 @@
 
 from ._events import (
     AdapterBroke,
+    AdapterCounted,
     AdapterSpoke,
     AttemptBegun,
     AttemptFailed,
@@ -36,6 +37,7 @@ from ._events import (
 
 __all__ = [
     "AdapterBroke",
+    "AdapterCounted",
     "AdapterSpoke",
     "AttemptBegun",
     "AttemptFailed",

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from llama_orch_adapter_host._events import (
     AdapterBroke,
+    AdapterCounted,
     BreakerChanged,
     HealthChanged,
     HostEvent,
@@ -67,6 +68,18 @@ def test_a_set_up_that_fails():
 
     assert value("set_up_faults_total", **REPLICA, detail="auth") == 2
     assert value("set_up_faults_total", **REPLICA, detail="other") == 1
+
+
+def test_what_an_adapter_counts():
+    """What an adapter counts is told by its name for it, of which so many are kept (ORCH-3604)."""
+    refused = AdapterCounted(**ONE, what="fallback_refused")
+    odd = AdapterCounted(**ONE, what="No name")
+    value = counted(BOUND, refused, refused, *(AdapterCounted(**ONE, what=f"w{n}") for n in range(100)), odd, refused)
+
+    assert value("adapter_counts_total", **REPLICA, what="fallback_refused") == 3
+    assert value("adapter_counts_total", **REPLICA, what="w30") == 1
+    assert value("adapter_counts_total", **REPLICA, what="w31") is None
+    assert value("adapter_counts_total", **REPLICA, what="other") == 70
 
 
 def test_an_adapter_that_breaks():

@@ -94,6 +94,7 @@ class HttpAdapter(WorkerAdapter):
             api_key=api_key,
             reuse_after_stream=reuse_after_stream,
             narrate=context.narrate,
+            count=context.count,
         )
         self._replica = context.replica
         self._known: Identity | None = None

@@ -57,7 +57,7 @@ class HttpClient:
     `reuse_after_stream` False asks for a connection of its own for each stream, closed after it: for engines that say
     Keep-Alive and close nevertheless, where a reuse would race the close. `narrate` is told, once, of a peer whose
     certificate nobody checks, and of each origin whose HTTP/2 fails; it is logged where left out. `fallbacks` counts,
-    by reason, the requests that were moved from HTTP/2 to HTTP/1.1.
+    by reason, the requests that were moved from HTTP/2 to HTTP/1.1; `count` is told of each, as `fallback_refused`.
     Raises `ValueError` for a URL it will not speak to (`check_url`) and for a key that cannot be sent. Every failure of
     a call is a `WorkerError`.
     """
@@ -70,6 +70,7 @@ class HttpClient:
         api_key: Secret | None = None,
         reuse_after_stream: bool = True,
         narrate: Callable[[str], None] = _logger.warning,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config or HttpConfig()
         url = check_url(url, self._config, with_key=api_key is not None)
@@ -79,10 +80,11 @@ class HttpClient:
         self.where = parts.netloc
         self._key = api_key
         self.fallbacks: Counter[str] = Counter()
+        self._count = count
         http1 = Http1(url, self._config, reuse_after_stream=reuse_after_stream)
         self._transport: Transport = http1
         if parts.scheme == "https" and self._config.http_version != "1.1":
-            self._transport = Negotiated(url, self._config, http1, narrate, self.fallbacks)
+            self._transport = Negotiated(url, self._config, http1, narrate, self._fell_back)
         if parts.scheme == "https" and self._config.insecure_tls:
             narrate(f"nobody checks the certificate of {self.where}: http.insecure_tls is on")
 
@@ -151,6 +153,10 @@ class HttpClient:
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         await self.aclose()
+
+    def _fell_back(self, reason: str) -> None:
+        self.fallbacks[reason] += 1
+        self._count(f"fallback_{reason}")
 
     async def _send(
         self,

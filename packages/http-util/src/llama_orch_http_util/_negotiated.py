@@ -34,13 +34,18 @@ _WHY: Mapping[Reason, str] = {
 
 
 class Negotiated:
-    """A `Transport`. `fallbacks` counts, by reason, the requests that went from HTTP/2 to 1.1.
+    """A `Transport`. `fell_back` is told why, for each request that went from HTTP/2 to 1.1.
 
     A request that the peer did not look at is sent again here, and is no attempt of its sender's.
     """
 
     def __init__(
-        self, url: str, config: HttpConfig, http1: Http1, narrate: Callable[[str], None], fallbacks: Counter[str]
+        self,
+        url: str,
+        config: HttpConfig,
+        http1: Http1,
+        narrate: Callable[[str], None],
+        fell_back: Callable[[Reason], None],
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
@@ -52,7 +57,7 @@ class Negotiated:
         self._only_2 = config.http_version == "2"
         self._http1 = http1
         self._narrate = narrate
-        self._fallbacks = fallbacks
+        self._fell_back = fell_back
         self._origin: Http2Origin | None = None
 
     async def send(
@@ -73,8 +78,7 @@ class Negotiated:
             if step.go == "raise":
                 raise error_of_exception(error, self._where, "first_token", head=False)
             if step.go == "1.1":
-                if reason != "other_version":
-                    self._fallbacks[reason] += 1
+                self._fall_back(origin, reason)
                 break
         try:
             return await self._http1.send(method, path, headers, body, stream=stream)
@@ -142,6 +146,20 @@ class Negotiated:
         if origin not in beside:
             beside[origin] = origin.pool()
         return cast("Http2Pool", beside[origin])
+
+    def _fall_back(self, origin: "Http2Origin", reason: Reason) -> None:
+        """Count it; that there is no room is told once in a cool-down, as no mark tells it."""
+        if reason == "other_version":
+            return
+        self._fell_back(reason)
+        full = (origin.place, reason)
+        now, span = asyncio.get_running_loop().time(), self._config.http2_cool_down
+        if reason == "crowded" and origins().mark(full, now, span):
+            most = self._config.http2_connections
+            self._narrate(
+                f"all {most} HTTP/2 connections have all the streams they may: more requests go over HTTP/1.1 · "
+                f"{self._where} · raise http.http2_connections"
+            )
 
     def _mark(self, origin: "Http2Origin", reason: Reason) -> None:
         span = self._config.http2_cool_down

@@ -1,4 +1,4 @@
-"""Events as Prometheus metrics. Every label is from a closed set, and a replica's series go when it goes."""
+"""Events as Prometheus metrics. Every label is from a closed or bounded set; a replica's series go when it goes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from .._events import (
     AdapterBroke,
+    AdapterCounted,
     AttemptBegun,
     AttemptFailed,
     BreakerChanged,
@@ -28,7 +29,7 @@ from .._events import (
     TaskEnded,
 )
 from .._scan import QUARANTINED
-from .narration import pool_of
+from .narration import pool_of, safe
 from .series import HEALTH, OTHER, PHASES, PoolSeries, ReplicaSeries, error_labels, of_host, of_pools, of_replicas
 
 
@@ -58,6 +59,7 @@ class Metrics(Collector):
             BreakerChanged: self._breaker,
             SetUpFailed: self._set_up,
             AdapterBroke: self._broke,
+            AdapterCounted: self._counted,
             ReloadDone: lambda _: self._reloaded("ok"),
             ReloadFailed: lambda _: self._reload_failed(),
             PluginChanged: self._plugin,
@@ -150,6 +152,9 @@ class Metrics(Collector):
 
     def _broke(self, event: AdapterBroke) -> None:
         self._replica(event, event.replica_id).adapter_faults += 1
+
+    def _counted(self, event: AdapterCounted) -> None:
+        self._replica(event, event.replica_id).counts_one(safe(event.what))
 
     # --- the host
 

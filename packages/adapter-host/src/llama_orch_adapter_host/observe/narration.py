@@ -9,6 +9,7 @@ from llama_orch_adapter_api import one_line, redact
 
 from .._events import (
     AdapterBroke,
+    AdapterCounted,
     AdapterSpoke,
     AttemptBegun,
     AttemptFailed,
@@ -65,7 +66,7 @@ def level(event: HostEvent) -> int:
 
 
 LEVELS: dict[type[Event], int] = {
-    **dict.fromkeys((TaskAdmitted, TaskAdvised, AttemptBegun, FirstToken, EngineIdle), logging.DEBUG),
+    **dict.fromkeys((TaskAdmitted, TaskAdvised, AttemptBegun, FirstToken, EngineIdle, AdapterCounted), logging.DEBUG),
     **dict.fromkeys((ReplicaPreloading, ReplicaBound, ReplicaRebound, ReplicaDraining, ReplicaUnbound), logging.INFO),
     **dict.fromkeys(
         (CapabilitiesChanged, AdapterSpoke, ReloadBegun, ReloadDone, HostStopping, HostStopped, AttemptFailed),
@@ -261,6 +262,11 @@ def _(event: CapabilitiesChanged) -> str | None:
 @_sentence.register
 def _(event: AdapterSpoke) -> str:
     return _after(f"{_of_replica(event)} says", event.words)
+
+
+@_sentence.register
+def _(event: AdapterCounted) -> str:
+    return f"{_of_replica(event)} counts one {_name(event.what)} more"
 
 
 @_sentence.register

@@ -4,6 +4,7 @@ The counts are plain numbers until somebody scrapes: Prometheus's own counters t
 would pay for ten times. And they belong to their pool or replica: when that goes, its series go.
 """
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -48,6 +49,10 @@ _KINDS: tuple[type[WorkerError], ...] = (
 ERRORS: Final = frozenset((kind.code, detail) for kind in _KINDS for detail in kind.verdicts)
 """Every code with its details."""
 
+MOST_COUNTED: Final = 32
+"""Names of what adapters count, for each replica; what is named after that is counted together."""
+
+_WORD = re.compile("[a-z][a-z0-9_]{0,47}")
 _BOUNDS = (*map(str, BUCKETS), "+Inf")
 _REPLICA = ("pool", "replica", "engine")
 
@@ -86,6 +91,7 @@ class ReplicaSeries:
     __slots__ = (
         "adapter_faults",
         "breaker",
+        "counts",
         "decode",
         "first_token",
         "generation",
@@ -111,8 +117,14 @@ class ReplicaSeries:
         self.adapter_faults = 0
         self.retries: Counter[tuple[str, str]] = Counter()
         self.set_up: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.health: dict[int, str] = {}
         self.breaker: dict[int, str] = {}
+
+    def counts_one(self, what: str) -> None:
+        """Count what an adapter counts, by its name for it, of which it might have any number."""
+        known = what in self.counts or (len(self.counts) < MOST_COUNTED and _WORD.fullmatch(what))
+        self.counts[what if known else OTHER] += 1
 
     def serves(self, generation: int) -> None:
         """A generation takes tasks; what older ones told of themselves is forgotten."""
@@ -166,6 +178,7 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
     retries = _counter("retries", "Attempts that another one followed", *_REPLICA, "code", "detail")
     trips = _counter("breaker_trips", "Times that a breaker opened", *_REPLICA)
     set_up = _counter("set_up_faults", "Times that a replica began to fail by its set-up", *_REPLICA, "detail")
+    counts = _counter("adapter_counts", "What an adapter counts, by its name for it", *_REPLICA, "what")
     broke = _counter("adapter_faults", "Times that an adapter broke where no task fails of it", *_REPLICA)
     breaker = _gauge("breaker_state", "1 for the state that a breaker is in, else 0", *_REPLICA, "state")
     health = _gauge("health_state", "1 for the state that a replica is in, else 0", *_REPLICA, "state")
@@ -181,12 +194,14 @@ def of_replicas(replicas: Iterable[ReplicaSeries]) -> Iterator[Metric]:
             retries.add_metric((*labels, *error), count)
         for detail, count in tuple(replica.set_up.items()):
             set_up.add_metric((*labels, detail), count)
+        for what, count in tuple(replica.counts.items()):
+            counts.add_metric((*labels, what), count)
         for gauge, states, told in ((breaker, BREAKER, replica.breaker), (health, HEALTH, replica.health)):
             now = told.get(replica.generation)
             if now is not None:
                 for state in states:
                     gauge.add_metric((*labels, state), state == now)
-    yield from (first_token, decode, tokens_in, tokens_out, retries, trips, set_up, broke, breaker, health)
+    yield from (first_token, decode, tokens_in, tokens_out, retries, trips, set_up, counts, broke, breaker, health)
 
 
 def of_host(reloads: dict[str, int], quarantines: int) -> Iterator[Metric]:
