@@ -8,7 +8,7 @@ SSE = [(b"content-type", b"text/event-stream")]
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """/tasks streams to its end, /long never ends, /breaks fails in between; /left tells how many left."""
+    """/tasks and /flood stream to their end, /long has none, /breaks fails in between; /left tells how many left."""
     if scope["type"] != "http":
         return
     path: str = scope["path"]
@@ -18,6 +18,11 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await whole(send, str(len(left)).encode())
         return
     await send({"type": "http.response.start", "status": 200, "headers": SSE})
+    if path == "/flood":
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": b'data: "%b"\n\n' % (b"7" * 16_384), "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return
     await send({"type": "http.response.body", "body": b'data: {"n":1}\n\n', "more_body": True})
     if path == "/long":
         while (await receive())["type"] != "http.disconnect":

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
-from llama_orch_adapter_api import WorkerError, WorkerReset
+from llama_orch_adapter_api import AdapterError, WorkerError, WorkerReset
 from llama_orch_http_util import HttpClient, HttpConfig
 
 from .http2_far_end import RAW, pools, until  # type: ignore[import-not-found]  # test folders are no packages
@@ -96,6 +96,11 @@ async def test_streams(granian: Granian) -> None:
     async with client_of(granian) as client:
         async with client.stream("/tasks", {}, RAW) as stream:
             assert [await anext(stream), await anext(stream)] == [EVENTS[:1], EVENTS[1:]]
+        async with HttpClient(granian.url) as stranger:
+            with pytest.raises(AdapterError) as caught:
+                await stranger.request("GET", "/health")
+        assert caught.value.detail == "tls"
+        print("case 1, granian: 2 spoken, an unknown authority refused, events not buffered")
         answers = await asyncio.gather(*(events_of(client, "/tasks") for _ in range(300)))
 
         print(f"case 5, granian: 300 streams at once, on {pools()[0].connections} connections")
@@ -109,13 +114,43 @@ async def test_cancel(granian: Granian) -> None:
         for _ in range(5):
             async with client.stream("/long", {}, RAW) as stream:
                 assert await anext(stream) == EVENTS[:1]
-
-        assert await asyncio.gather(*others) == [EVENTS] * 20
+        began = asyncio.get_running_loop().time()
         async with asyncio.timeout(5):
             while (await client.request("GET", "/left")).body != b"5":
-                await asyncio.sleep(0.01)
+                pass
+        took = asyncio.get_running_loop().time() - began
+
+        print(f"case 2, granian: the application knew of 5 cancels {took * 1e3:.1f} ms after the last, when asked")
+        assert took < 1
+        assert await asyncio.gather(*others) == [EVENTS] * 20
         assert [pool.connections for pool in pools()] == [1]
         assert client.fallbacks == {}
+
+
+@pytest.mark.parametrize("stalled", [4, 20])
+async def test_stalled_readers(stalled: int, granian: Granian) -> None:
+    """Case 4: readers that stall hold a window each and none of the others."""
+    async with client_of(granian) as client:
+        blocks = [client.stream("/flood", {}, RAW) for _ in range(stalled)]
+        streams = [await block.__aenter__() for block in blocks]
+
+        def held() -> list[int]:
+            return [sum(map(len, stream._answer._exchange._parts)) for stream in streams]
+
+        await until(lambda: min(held()) > 60_000)
+        began = asyncio.get_running_loop().time()
+        others = await asyncio.gather(*(events_of(client, "/tasks") for _ in range(40)))
+        took = asyncio.get_running_loop().time() - began
+
+        print(
+            f"case 4, granian: {stalled} stalled hold {max(held())} bytes each at most; 40 others: {took * 1e3:.0f} ms"
+        )
+        assert others == [EVENTS] * 40
+        assert max(held()) <= 65_536
+        assert sum([len(batch) async for batch in streams[0]]) == 64
+        for block in blocks:
+            await block.__aexit__(None, None, None)
+        assert [pool.connections for pool in pools()] == [1]
 
 
 async def test_an_application_that_fails(granian: Granian) -> None:
@@ -136,16 +171,18 @@ async def test_an_application_that_fails(granian: Granian) -> None:
 @pytest.mark.parametrize("way", ["killed", "frozen"])
 async def test_an_end_without_words(way: str, granian: Granian) -> None:
     """Case 6: a server that is killed or frozen ends every stream in a WorkerReset; started again, it is used again."""
+    begun: list[msgspec.Raw] = []
 
     async def failing(client: HttpClient) -> WorkerError:
-        with pytest.raises(WorkerError) as caught:
-            await events_of(client, "/long")
+        async with client.stream("/long", {}, RAW) as stream:
+            begun.extend(await anext(stream))
+            with pytest.raises(WorkerError) as caught:
+                await anext(stream)
         return caught.value
 
     async with client_of(granian, http2_ping_interval=0.3) as client:
         reading = [asyncio.create_task(failing(client)) for _ in range(50)]
-        await until(lambda: pools() and pools()[0].open_streams == 50)
-        await asyncio.sleep(0.5)
+        await until(lambda: len(begun) == 50)
         began = asyncio.get_running_loop().time()
         if way == "killed":
             await granian.kill()

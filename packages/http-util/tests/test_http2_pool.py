@@ -174,7 +174,9 @@ async def test_streams_go_on_after_a_goaway(warned: bool, tmp_path: Path) -> Non
         later = asyncio.create_task(drained(client))
         go.set()
 
-        assert await asyncio.gather(*reading, later) == [[0, 1, 2, 3, 4, 5]] * 11
+        read = await asyncio.gather(*reading, later)
+        print(f"cases 3 and 6: {sum(each != list(range(6)) for each in read)} errors of 11 streams around a GOAWAY")
+        assert read == [[0, 1, 2, 3, 4, 5]] * 11
         await until(lambda: old.lost)
         assert len(far.connections) == 2
 
