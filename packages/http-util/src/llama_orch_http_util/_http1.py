@@ -192,12 +192,7 @@ class Http1Answer:
                 self._failure = error_of_exception(broken, self._where, self._phase)
             finally:
                 content._waiter = self._waiter = None  # noqa: SLF001
-        arrived = self._arrived
-        if len(arrived) > 1:  # aiohttp counts them one by one, which costs more than decoding the events in them
-            whole = b"".join(arrived)
-            arrived.clear()
-            arrived.append(whole)
-        return content._read_nowait(-1)  # noqa: SLF001  # what came before a failure; public reads raise the failure
+        return take_all(content)
 
     def close(self) -> None:
         """See `Answer`."""
@@ -226,6 +221,26 @@ class Http1Answer:
             self._timer = self._loop.call_later(self._idle / _LOOKS, _look_at, ref(self))
         else:
             self._content.set_exception(aiohttp.SocketTimeoutError())
+
+
+def take_all(content: aiohttp.StreamReader) -> bytes:
+    """All that has come, as one, even before a failure, which public reads raise.
+
+    aiohttp takes part by part, and after each one lets the parser run and the socket go on, paused or not: that is left
+    to it where reading is paused, else only its counts are kept.
+    """
+    arrived = content._buffer  # noqa: SLF001
+    if len(arrived) > 1:
+        whole = b"".join(arrived)
+        arrived.clear()
+        arrived.append(whole)
+    if content._protocol._reading_paused:  # noqa: SLF001
+        return content._read_nowait(-1)  # noqa: SLF001
+    content._size = 0  # noqa: SLF001
+    content._cursor = content.total_bytes  # noqa: SLF001
+    if splits := content._http_chunk_splits:  # noqa: SLF001
+        splits.clear()
+    return arrived.popleft()
 
 
 def _look_at(answer: ReferenceType[Http1Answer]) -> None:
