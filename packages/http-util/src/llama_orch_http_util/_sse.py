@@ -243,7 +243,7 @@ class SSEDecoder:
         """Let go of everything that waits, and refuse from now on."""
         self._tail.clear()
         self._data, self._event = None, ""
-        self._at_rest = False
+        self._first = self._at_rest = False
         self._broken = (what, limit)
         raise FrameTooLarge(what, limit)
 
