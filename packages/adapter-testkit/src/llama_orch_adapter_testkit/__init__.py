@@ -5,7 +5,7 @@ from ._capture import Capture
 from ._clock import VirtualClockLoop, run_virtual
 from ._connection import Request
 from ._cuts import all_kinds_of_cuts, splits, sse_cuts
-from ._dialect import Asked, Dialect, Load, Piece
+from ._dialect import Asked, Dialect, Finish, Load, Piece, State
 from ._dialects import LLAMACPP, OPENAI, VLLM, DialectName, OpenAIDialect
 from ._engine import LoopbackEngine, Script
 from ._fake import Behaviour, FakeEngine, Generation
@@ -28,6 +28,7 @@ __all__ = [
     "DialectName",
     "EngineProcess",
     "FakeEngine",
+    "Finish",
     "Generation",
     "LiveReply",
     "Load",
@@ -40,6 +41,7 @@ __all__ = [
     "Request",
     "Script",
     "Seen",
+    "State",
     "Toxic",
     "ToxicKind",
     "VirtualClockLoop",
