@@ -15,7 +15,7 @@ from .._fake import Behaviour, FakeEngine
 from .._outcome import outcome
 from .._reply import Reply
 from ._bench import Bench, turns
-from ._check import Broken, Trial, check, require
+from ._check import Broken, Trial, check, meanwhile, require
 
 ENDLESS = Behaviour(tokens=1_000_000, pace=0.001, slots=2)
 SEEN = 5.0
@@ -41,7 +41,7 @@ async def phases(trial: Trial) -> None:
         script = bench.script(lambda asked, s=sent: Reply(s(asked), "hang"))  # type: ignore[misc]
         async with bench.meeting(script) as (adapter, engine):
             waiting = asyncio.create_task(outcome(adapter, bench.task()))
-            request = await _task_of(bench, engine)
+            request = await meanwhile(waiting, _task_of(bench, engine))
             await turns()
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -54,7 +54,7 @@ async def decode(trial: Trial) -> None:
     """A task cancelled while it generates stops the engine, by the engine's own record."""
     async with _generating(trial.bench) as (adapter, fake):
         waiting = asyncio.create_task(outcome(adapter, trial.bench.task()))
-        await _until(lambda: any(each.tokens >= 5 for each in fake.generations))
+        await meanwhile(waiting, _until(lambda: any(each.tokens >= 5 for each in fake.generations)))
         waiting.cancel()
         await asyncio.wait([waiting])
         await _stopped(fake, "cancelling the task")
@@ -92,7 +92,7 @@ async def call(trial: Trial) -> None:
     async with _generating(trial.bench) as (adapter, fake):
         task = bench.task()
         waiting = asyncio.create_task(outcome(adapter, task))
-        await _until(lambda: any(each.tokens for each in fake.generations))
+        await meanwhile(waiting, _until(lambda: any(each.tokens for each in fake.generations)))
         await _never_raises(adapter, bench.task().task_id, "of a task that nobody knows")
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -122,7 +122,7 @@ async def confirms(trial: Trial) -> None:
     async with _generating(trial.bench) as (adapter, fake):
         task = trial.bench.task()
         waiting = asyncio.create_task(outcome(adapter, task))
-        await _until(lambda: any(each.tokens for each in fake.generations))
+        await meanwhile(waiting, _until(lambda: any(each.tokens for each in fake.generations)))
         waiting.cancel()
         await asyncio.wait([waiting])
         await _never_raises(adapter, task.task_id, "of a task whose stream is closed")

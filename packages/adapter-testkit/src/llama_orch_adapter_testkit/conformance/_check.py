@@ -1,8 +1,9 @@
 """What a check is: a rule with a name, which an adapter keeps or breaks. Each room of checks adds its own."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ._bench import Bench
 from ._found import Found
@@ -79,3 +80,15 @@ def the(kind: type[_T], value: object, what: str) -> _T:
     if not isinstance(value, kind):
         raise Broken(f"{what} is {value!r}; it is to be a {kind.__name__}")
     return value
+
+
+async def meanwhile(task: asyncio.Task[Any], coming: Coroutine[Any, Any, _T]) -> _T:
+    """What comes while the task runs. Where that is over before, what it raised, or that it is over."""
+    awaited = asyncio.create_task(coming)
+    try:
+        await asyncio.wait((task, awaited), return_when=asyncio.FIRST_COMPLETED)
+        if awaited.done():
+            return awaited.result()
+        raise Broken(f"the task was over before the engine was at work on it: {task.result()}")
+    finally:
+        awaited.cancel()

@@ -7,7 +7,7 @@ import warnings
 from .._fake import Behaviour
 from .._outcome import Outcome, outcome
 from ._bench import Bench, turns
-from ._check import Trial, check, require
+from ._check import Trial, check, meanwhile, require
 from ._stream import whole
 
 MANY = 200
@@ -51,7 +51,7 @@ async def close_under_streams(trial: Trial) -> None:
     bench = trial.bench
     async with bench.meeting(bench.fake(Behaviour(tokens=1_000_000, pace=0.001))) as (adapter, engine):
         running = [asyncio.create_task(outcome(adapter, bench.task())) for _ in range(4)]
-        await engine.request(3)
+        await meanwhile(running[0], engine.request(3))
         await turns()
         await adapter.aclose()
         for each in running:
