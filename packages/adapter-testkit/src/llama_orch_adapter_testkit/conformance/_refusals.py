@@ -13,7 +13,7 @@ from llama_orch_adapter_api import (
     WorkerError,
 )
 
-from .._dialect import Asked
+from .._dialect import Asked, Piece
 from .._dialects import LAST_CHUNK, framed
 from .._engine import LoopbackEngine
 from .._outcome import Outcome, outcome
@@ -24,6 +24,7 @@ from ._check import Broken, Trial, check, require
 WAIT = 7.0
 """Seconds."""
 
+MARK = Piece("mark")
 HUGE = 9 * 1024 * 1024
 """Bytes that no event, no line and no document may have."""
 
@@ -148,7 +149,7 @@ async def nonsense(trial: Trial) -> None:
     replies: dict[str, Reply | Callable[[Asked], Reply]] = {
         "bad JSON": _spoilt(bench, b'{"choices": [}'),
         "JSON of another type": _spoilt(bench, b"[1, 2]"),
-        "bad UTF-8": _spoilt(bench, b'{"choices":[{"text":"\xff\xfe"}],"content":"\xff\xfe"}'),
+        "bad UTF-8": lambda asked: bench.body(bench.dialect.token(asked, MARK, 1).replace(b"mark", b"\xff\xfe")),
         "deep JSON": _spoilt(bench, b"[" * 100_000),
         "a web page": Reply.raw(head + page),
     }
