@@ -1,28 +1,10 @@
 """The command and its verbs."""
 
-import sys
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NoReturn
-
 import click
 
 from ._chat import chat
 from ._look import health, plugins, props
-from ._run import ended
-from ._screen import Screen
-
-
-class Verbs(click.Group):
-    """A group whose every ending is told in one form; each verb gives its exit code and finds its screen in `obj`."""
-
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
-        """Run a verb and exit. A command line that cannot be read is told in JSON where `--json` stands in it."""
-        words = sys.argv[1:] if args is None else list(args)
-        options = words[: words.index("--")] if "--" in words else words
-        screen = Screen(as_json="--json" in options)
-        command = partial(super().main, args, *rest, **{**extra, "standalone_mode": False, "obj": screen})
-        sys.exit(ended(command, screen))
+from ._verbs import Verbs
 
 
 @click.group(cls=Verbs, epilog="Exit codes are listed in docs/exit-codes.md.")

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,7 +80,7 @@ with_config = click.option(
     "--config", type=click.Path(path_type=Path), help="A pools.toml; ./pools.toml is read by itself."
 )
 
-_OPTIONS = (
+_ENGINES = (
     click.option(
         "--embedded", is_flag=True, help="Start an engine of one's own, with a small model, and stop it after."
     ),
@@ -102,20 +102,35 @@ _OPTIONS = (
         "--pool", "pools", multiple=True, metavar="NAME=ENGINE:URL", help="A replica; the same NAME adds one."
     ),
     click.option("--api-key-env", metavar="VAR", help="The environment variable with the API key for --pool."),
-    with_config,
-    with_json,
 )
 
 
-def with_source(command: F) -> F:
-    """Add the options to a command."""
-    for option in reversed(_OPTIONS):
+def with_engines(command: F) -> F:
+    """Add the options that name engines: `--embedded` with what belongs to it, and `--pool`."""
+    for option in reversed(_ENGINES):
         command = option(command)
     return command
 
 
+def with_source(command: F) -> F:
+    """Add these, `--config` and `--json`."""
+    return with_engines(with_config(with_json(command)))
+
+
+@asynccontextmanager
+async def _entered(prepared: Opened) -> AsyncIterator[AdapterHost]:
+    """Its host, with the pools bound."""
+    async with prepared as host, host:
+        yield host
+
+
 def opened(source: Source, screen: Screen) -> Opened:
-    """A host with the pools bound; an engine that was started for it is stopped after.
+    """What `prepared` gives, entered: the pools are bound."""
+    return _entered(prepared(source, screen))
+
+
+def prepared(source: Source, screen: Screen) -> Opened:
+    """A host that binds the pools when it is entered; an engine that was started for it is stopped after the block.
 
     A config is read and the plugins it allows are imported at once, so call this before there is an event loop. Raises
     `ConfigError`.
@@ -123,7 +138,7 @@ def opened(source: Source, screen: Screen) -> Opened:
     if source.embedded:
         return _embedded(source, screen, Plugins.installed())
     config = HostConfig(_pools(source)) if source.pools else _file(source.config)
-    return AdapterHost(config, Plugins.installed(allow=config.plugins.allow, block=config.plugins.block))
+    return nullcontext(AdapterHost(config, Plugins.installed(allow=config.plugins.allow, block=config.plugins.block)))
 
 
 @asynccontextmanager
@@ -132,7 +147,7 @@ async def _embedded(source: Source, screen: Screen, plugins: Plugins) -> AsyncIt
     async with AsyncExitStack() as stack:
         url = await _launched(source, screen, launch, stack)
         config = HostConfig({EMBEDDED: PoolConfig(engine=engine, replicas=({"url": url},))})
-        yield await stack.enter_async_context(AdapterHost(config, plugins))
+        yield AdapterHost(config, plugins)
 
 
 async def _launched(source: Source, screen: Screen, launch: Launch, stack: AsyncExitStack) -> str:
