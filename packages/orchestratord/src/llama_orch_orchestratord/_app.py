@@ -12,6 +12,7 @@ from llama_orch_adapter_host import AdapterHost
 
 from ._config import ServerConfig
 from ._jobs import Jobs
+from ._limits import bounded
 from ._narration import Narrations
 from ._refusal import Refusal
 from ._tasks import CORRELATION, JOBS, NARRATIONS, STREAM, add_task_routes, answer
@@ -26,10 +27,12 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.Application:
     """An application that owns `host`: it is entered when the application starts and closed when it stops.
 
-    Serve it with `handler_cancellation=True`, so that a client that leaves is noticed at once.
+    Serve it with `handler_cancellation=True`, so that a client that leaves is noticed at once. Without tokens in
+    `config` whoever reaches it may do everything.
     """
     config = config or ServerConfig()
-    app = web.Application(middlewares=[_correlate, _explain], client_max_size=config.server.max_body)
+    middlewares = (_correlate, _explain, bounded)
+    app = web.Application(middlewares=middlewares, client_max_size=config.server.max_body)
     app[HOST] = host
     app[CONFIG] = config
     app[STREAM] = config.stream

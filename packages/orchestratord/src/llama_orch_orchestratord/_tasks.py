@@ -38,8 +38,6 @@ def answer(status: int, body: object, headers: dict[str, str] | None = None) -> 
 async def _submit(request: web.Request) -> web.Response:
     if request.content_type != "application/json":
         raise invalid("the body is no application/json; send it with that Content-Type", status=415)
-    if "Content-Encoding" in request.headers:
-        raise invalid("the body is encoded; send it as it is, without Content-Encoding", status=415)
     submission = read_submission(await request.read())
     accepted = request.app[JOBS].admit(submission.pool_id, submission.task(request[CORRELATION]))
     return answer(202, accepted, {"Location": f"/v1/tasks/{accepted.task_id}"})

@@ -1,0 +1,141 @@
+"""Listening, and stopping: refuse new tasks, let running ones end, close."""
+
+import asyncio
+import contextlib
+import signal
+import ssl
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
+
+from aiohttp import web
+from llama_orch_adapter_host import ConfigError
+
+from ._config import ServerSettings, TlsSettings
+from ._connection import Connection
+
+BACKLOG = 1024
+"""Connections that the system keeps while we come to accept them."""
+
+LAST_WRITES = 2.0
+"""Seconds that answers may take which are being written when all tasks are over."""
+
+
+class Signals:
+    """SIGINT and SIGTERM: the first one asks to stop, the second one to do so at once.
+
+    Before `serving` is called, nothing is to be drained, and a signal cancels the task that it was made in.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._serving = False
+        self._asked = asyncio.Event()
+        self._urged = asyncio.Event()
+        self.first: signal.Signals | None = None
+
+    def come(self, number: signal.Signals) -> None:
+        """One has come."""
+        if self._asked.is_set():
+            self._urged.set()
+        self.first = self.first or number
+        self._asked.set()
+        if not self._serving and self._task is not None:
+            self._task.cancel()
+
+    async def asked(self) -> None:
+        """Wait for the first; from now on signals cancel nothing."""
+        self._serving = True
+        await self._asked.wait()
+
+    async def urged(self) -> None:
+        """Wait for the second."""
+        await self._urged.wait()
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Signals]:
+    """Within the block, they come to it instead of ending the process. Main thread only."""
+    loop = asyncio.get_running_loop()
+    heard = Signals()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    for number in numbers:
+        loop.add_signal_handler(number, heard.come, number)
+    try:
+        yield heard
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[str]:
+    """Serve an application within the block, which gets its base URL. Raises `ConfigError` where it cannot listen."""
+    tls = None if settings.tls is None else await asyncio.to_thread(tls_context, settings.tls)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_WRITES)
+    try:
+        await runner.setup()
+        server = await _listen(runner, settings, tls)
+        try:
+            yield _url(server, settings)
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: ServerSettings, tls: ssl.SSLContext | None) -> asyncio.Server:
+    loop, address = asyncio.get_running_loop(), settings.address
+    manager = runner.server
+    assert manager is not None  # noqa: S101  # it is set up
+
+    def connection() -> Connection:
+        return Connection(manager, loop, settings.max_header)
+
+    try:
+        return await loop.create_server(connection, address.host, address.port, ssl=tls, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            [f"{address} cannot be listened on: {error.strerror}; give another address with --listen HOST:PORT"]
+        ) from None
+
+
+def _url(server: asyncio.Server, settings: ServerSettings) -> str:
+    port = server.sockets[0].getsockname()[1]
+    scheme = "http" if settings.tls is None else "https"
+    return f"{scheme}://{settings.address._replace(port=port)}"
+
+
+def tls_context(files: TlsSettings) -> ssl.SSLContext:
+    """TLS 1.2 and up with this certificate; no keys are logged, no password is asked for. Raises `ConfigError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for name, file in (("cert", files.cert), ("key", files.key)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ConfigError([f"tls.{name} {file} cannot be read: {error.strerror}; give a file in PEM"]) from None
+    try:
+        context.load_cert_chain(files.cert, files.key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        why = getattr(error, "reason", None) or type(error).__name__
+        told = f"{files.cert} and {files.key} cannot be used ({why})"
+        raise ConfigError([f"tls: {told}; give a certificate and its own key in PEM, without a password"]) from None
+    return context
+
+
+async def until_urged(signals: Signals, drain: Coroutine[Any, Any, None]) -> None:
+    """Drain until that is done, or until a second signal gives it up."""
+    loop = asyncio.get_running_loop()
+    draining, urged = loop.create_task(drain), loop.create_task(signals.urged())
+    try:
+        await asyncio.wait([draining, urged], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (draining, urged):
+            task.cancel()
+        await asyncio.wait([draining, urged])
+    if not draining.cancelled():
+        draining.result()
