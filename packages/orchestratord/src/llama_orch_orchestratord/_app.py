@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from llama_orch_adapter_api import AdapterError, Error, PoolUnavailable
 from llama_orch_adapter_host import AdapterHost
 
+from ._auth import guard
 from ._config import ServerConfig
 from ._jobs import Jobs
 from ._limits import bounded
@@ -31,7 +32,7 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     `config` whoever reaches it may do everything.
     """
     config = config or ServerConfig()
-    middlewares = (_correlate, _explain, bounded)
+    middlewares = (_correlate, _explain, guard(config.auth.tokens), bounded)
     app = web.Application(middlewares=middlewares, client_max_size=config.server.max_body)
     app[HOST] = host
     app[CONFIG] = config
@@ -92,7 +93,7 @@ async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse
 def refused(refusal: Refusal) -> web.Response:
     """A refusal as an answer that tells when to come again, where that is known."""
     error = Error.of(refusal.error)
-    headers = {}
+    headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
     if error.retry_after_ms is not None:
         headers = {
             "Retry-After": str(math.ceil(error.retry_after_ms / 1000)),
