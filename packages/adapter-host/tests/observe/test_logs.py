@@ -15,7 +15,17 @@ from typing import Any, TextIO
 
 import pytest
 from llama_orch_adapter_api import Secret
-from llama_orch_adapter_host.observe import JsonFormatter, JsonLogs, Narrator, fields, json_logging, level, logs
+from llama_orch_adapter_host.observe import (
+    JsonFormatter,
+    Logs,
+    Narrator,
+    fields,
+    human,
+    json_logging,
+    level,
+    logs,
+    text_logging,
+)
 from llama_orch_adapter_host.observe.narrator import LOGGER
 
 from .events import STORY, ended, failure  # type: ignore[import-not-found]  # test folders are no packages
@@ -41,6 +51,22 @@ def test_a_record_is_a_line_of_json():
         assert {name: line[name] for name in fields(event)} == fields(event)
         assert (line["level"], line["logger"]) == (logging.getLevelName(level(event)), LOGGER)
         assert abs((datetime.now(UTC) - datetime.fromisoformat(line["timestamp"])).total_seconds()) < 60
+
+
+def test_for_people_a_record_is_a_sentence():
+    """The time, the level from WARNING up, and the sentence; of others too, on one line and without secrets."""
+    key = Secret(secrets.token_hex(12))
+    stream, narrate = io.StringIO(), Narrator()
+    with text_logging(stream, "DEBUG"):
+        for event in STORY:
+            narrate(event)
+        logging.getLogger(STRANGER).error("sent %s\nforged", key.reveal())
+    told = [line.split(" ", 1) for line in stream.getvalue().splitlines()]
+
+    assert all(datetime.strptime(time, "%H:%M:%S") for time, _ in told)  # noqa: DTZ007  # the time of day alone
+    marks = ["warning: " if level(event) == logging.WARNING else "" for event in STORY]
+    sentences = [mark + human(event) for mark, event in zip(marks, STORY, strict=True)]
+    assert [words for _, words in told] == [*sentences, "error: sent [redacted]\\nforged"]
 
 
 def test_what_others_log_is_written_too():
@@ -205,7 +231,7 @@ class Broken(io.StringIO):
         return super().write(text)
 
 
-def failed(handle: JsonLogs, count: int) -> None:
+def failed(handle: Logs, count: int) -> None:
     """Wait until the stream has not taken so many records."""
     while handle.dropped < count:
         threading.Event().wait(0.001)

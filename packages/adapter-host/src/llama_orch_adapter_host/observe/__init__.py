@@ -9,7 +9,7 @@ from .narration import human, level
 from .narrator import Narrator
 
 if TYPE_CHECKING:
-    from .logs import JsonFormatter, JsonLogs, json_logging
+    from .logs import JsonFormatter, Logs, json_logging, text_logging
     from .metrics import Metrics
     from .tracing import Tracing
 
@@ -17,7 +17,7 @@ __all__ = [
     "TAXONOMY",
     "Captured",
     "JsonFormatter",
-    "JsonLogs",
+    "Logs",
     "Metrics",
     "Narrator",
     "Tracing",
@@ -28,14 +28,16 @@ __all__ = [
     "json_logging",
     "level",
     "missing",
+    "text_logging",
 ]
 
 _ROOMS = {
     "JsonFormatter": "logs",
-    "JsonLogs": "logs",
+    "Logs": "logs",
     "Metrics": "metrics",
     "Tracing": "tracing",
     "json_logging": "logs",
+    "text_logging": "logs",
 }
 
 

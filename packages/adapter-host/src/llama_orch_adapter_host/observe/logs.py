@@ -1,4 +1,4 @@
-"""JSON logs: one record, one line, written by a thread of their own, so that a slow stream holds nobody."""
+"""Logs as JSON or for people: one record, one line, written by a thread, so that a slow stream holds nobody."""
 
 import copy
 import logging
@@ -49,7 +49,7 @@ class JsonFormatter(MsgspecFormatter):
 
 def json_logging(
     stream: TextIO | None = None, level: int | str = logging.INFO, *, logger: str = "", most: int = MOST
-) -> "JsonLogs":
+) -> "Logs":
     """Write what is logged from now on to `stream` (None: stderr) as JSON lines; use it as a context manager.
 
     `logger` is the one whose records and whose children's are written, "" for all; its level becomes `level` until the
@@ -57,18 +57,39 @@ def json_logging(
     top is dropped and counted, and the count is told in the stream as soon as it takes something again. Enter it
     outside of the event loop, around `asyncio.run`: its end waits, for 2 s at most, until all is written.
     """
-    return JsonLogs(stream or sys.stderr, level, logging.getLogger(logger), most)
+    return Logs(JsonFormatter(), stream or sys.stderr, level, logging.getLogger(logger), most)
 
 
-class JsonLogs:
+def text_logging(
+    stream: TextIO | None = None, level: int | str = logging.INFO, *, logger: str = "", most: int = MOST
+) -> "Logs":
+    """As `json_logging`, for people: the time of day, the level from WARNING up, and the message."""
+    return Logs(_TextFormatter(), stream or sys.stderr, level, logging.getLogger(logger), most)
+
+
+class _TextFormatter(logging.Formatter):
+    """A line for a person."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(mark)s%(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        record.mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return super().format(record)
+
+
+class Logs:
     """Logs that are being written; `dropped` counts the records that were not, for whichever reason."""
 
-    def __init__(self, stream: TextIO, level: int | str, logger: logging.Logger, most: int) -> None:
+    def __init__(
+        self, formatter: logging.Formatter, stream: TextIO, level: int | str, logger: logging.Logger, most: int
+    ) -> None:
         self._logger = logger
         self._was = logger.level
         logger.setLevel(level)  # first: it may raise
         self._handler = _Handler(most)
-        self._writer = _Writer(self._handler, stream)
+        self._writer = _Writer(self._handler, stream, formatter)
         self._writer.start()
         logger.addHandler(self._handler)
 
@@ -140,11 +161,11 @@ class _Writer(logging.handlers.QueueListener):
 
     _thread: threading.Thread | None
 
-    def __init__(self, handler: _Handler, stream: TextIO) -> None:
+    def __init__(self, handler: _Handler, stream: TextIO, formatter: logging.Formatter) -> None:
         super().__init__(handler.queue)
         self._handler = handler
         self._stream = stream
-        self._formatter = JsonFormatter()
+        self._formatter = formatter
         self._told = 0
         self.failed = 0
 
@@ -157,7 +178,7 @@ class _Writer(logging.handlers.QueueListener):
     def stop(self) -> None:
         """Wait for the thread, but not for ever: it may be stuck in the stream, and is left there then."""
         self.enqueue_sentinel()
-        assert self._thread is not None  # noqa: S101  # `JsonLogs` started it, and stops it once
+        assert self._thread is not None  # noqa: S101  # `Logs` started it, and stops it once
         self._thread.join(PATIENCE)
         if not self._thread.is_alive():
             self._tell()
