@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, WindowUpdated
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import GoAwayFrame
@@ -30,6 +31,22 @@ async def test_the_last_number() -> None:
     server.send_headers(exchange.number, [(":status", "204")], end_stream=True)
     connection.data_received(server.data_to_send())
     await exchange.head()
+    assert await exchange.read() == b""
+    assert wire.aborted
+
+
+async def test_a_head_that_is_refused() -> None:
+    """After a head that h2 refuses nothing is sent with what it remembers of it; streams that are open go on."""
+    connection, wire, server = greeted()
+    exchange = connection.open(HEAD, body=False, idle=60)
+    with pytest.raises(ProtocolError):
+        connection.open([("x-remembered", "1"), *HEAD], body=False, idle=60)
+    await asyncio.sleep(0)
+
+    assert not connection.can_open
+    server.receive_data(bytes(wire.written))
+    server.send_headers(exchange.number, [(":status", "200")], end_stream=True)
+    connection.data_received(server.data_to_send())
     assert await exchange.read() == b""
     assert wire.aborted
 

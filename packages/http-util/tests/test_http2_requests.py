@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from llama_orch_adapter_api import PoolUnavailable
+from llama_orch_adapter_api import AdapterError, PoolUnavailable
 from llama_orch_adapter_testkit import Reply
 from llama_orch_http_util import HttpClient, HttpConfig
 from llama_orch_http_util._http1 import Http1
@@ -41,6 +41,21 @@ async def test_headers_mean_the_same(tmp_path: Path) -> None:
 
     assert [(fields["host"], fields["user-agent"]) for fields in seen] == [("engine.example", "mine")] * 4
     assert {fields["x-odd"].encode("latin-1" if "accept" in fields else "utf-8") for fields in seen} == {b"\xc3\xa9"}
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+async def test_methods_mean_the_same(version: str, tmp_path: Path) -> None:
+    """A method is sent in capitals; what is none, or asks for a tunnel, is refused before anything is sent."""
+    config = trusting(tmp_path, http_version=version)
+    async with FarEnd(answer) as far, HttpClient(far.url, config) as client:
+        for method in ("CONNECT", "connect", "PA TCH", "", "GET\r\n", "ÄNDERE", "poßt"):
+            with pytest.raises(AdapterError, match="the method is none") as caught:
+                await client.request(method, "/props")
+            assert (caught.value.detail, caught.value.answered) == ("bad_request", False)
+        assert far.accepted == 0
+        for method in ("get", "OPTIONS", "Delete"):
+            assert (await client.request(method, "/props")).http_version == version
+        assert [each.method for each in (*far.asked, *far.http1_requests)] == ["GET", "OPTIONS", "DELETE"]
 
 
 async def test_a_header_that_comes_twice(tmp_path: Path) -> None:

@@ -22,6 +22,13 @@ So for how its body is encoded: the client encodes none, and takes none.
 """
 
 
+def method_of(method: str, where: str) -> str:
+    """The method as it is sent. Raises `AdapterError` (bad_request) for what is none, and for a tunnel."""
+    if not _NAME.fullmatch(method) or method.upper() == "CONNECT":
+        raise _refused("the method is none, or asks for a tunnel", where, "give GET, POST or another one")
+    return method.upper()
+
+
 def check_path(path: str, where: str) -> None:
     """Raises `AdapterError` (bad_request) for a path that would lead the request, and its key, to another host."""
     if not path.startswith("/") or path.startswith("//"):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from llama_orch_adapter_api import AdapterError, Secret, WorkerError, get_logger
 
-from ._asked import check_headers, check_path, json_of
+from ._asked import check_headers, check_path, json_of, method_of
 from ._config import HttpConfig, check_key, check_url
 from ._errors import HOSTILE_JSON, error_of_status, not_a_stream, not_the_json
 from ._framing import framing_of
@@ -94,7 +94,7 @@ class HttpClient:
         """One whole answer; `body` is sent as JSON where given. Anything but a 2xx is raised."""
         check_path(path, self.where)
         data = json_of(body, self.where)
-        answer = await self._send(method, path, data, headers)
+        answer = await self._send(method_of(method, self.where), path, data, headers)
         try:
             if not 200 <= answer.status < 300:
                 raise await self._refusal(answer, path, data)

@@ -83,8 +83,12 @@ class Connection(asyncio.Protocol):
         return Setback(of_goaway(self._told or "NO_ERROR", first=True), error)
 
     def open(self, head: Sequence[tuple[str, str]], *, body: bool, idle: float) -> Exchange:
-        """Begin a stream with this head; `can_open` held just now."""
-        number = self._wire.begin(head, body=body)
+        """Begin a stream with this head; `can_open` held just now. One that h2 refuses is the last one here."""
+        try:
+            number = self._wire.begin(head, body=body)
+        except BaseException:  # part of it may be among the headers that h2 remembers, and the peer never saw
+            self._take_no_more()
+            raise
         exchange = Exchange(self, number, self._where, window=self._limits.window, idle=idle)
         exchange.sent = not body
         exchange.bodiless = (":method", "HEAD") in head
