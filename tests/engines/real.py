@@ -144,16 +144,18 @@ def _wait_until_ready(engine: RealEngine, process: "subprocess.Popen[bytes]") ->
 
 
 @asynccontextmanager
-async def host(*engines: RealEngine, key: str | None = None, adapter: str | None = None) -> AsyncIterator[AdapterHost]:
+async def host(
+    *engines: RealEngine, key: str | None = None, adapter: str | None = None, **config: object
+) -> AsyncIterator[AdapterHost]:
     """A host whose pool `chat` has these engines, replica "0" the first.
 
-    `key` is sent in place of the right one; `adapter` serves in place of the engine's own.
+    `key` is sent in place of the right one; `adapter` serves in place of the engine's own, with this `config`.
     """
     asyncio.get_running_loop().set_debug(False)
     async with AdapterHost() as made:
         for number, engine in enumerate(engines):
             os.environ["ENGINE_KEY"] = key or engine.key
-            replica = {"url": engine.url, "api_key": {"env": "ENGINE_KEY"}}
+            replica = {"url": engine.url, "api_key": {"env": "ENGINE_KEY"}, **config}
             made.bind("chat", adapter or engine.kind, replica, replica_id=str(number), timeouts=PATIENT, policy=QUICK)
         yield made
 

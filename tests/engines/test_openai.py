@@ -42,6 +42,17 @@ async def test_a_stream(engine: RealEngine, subject: TaskRequest):
     assert len(first.tokens) > 4
 
 
+async def test_a_server_that_closes_after_streams(engine: RealEngine):
+    """Told so, the adapter gives each stream a connection of its own, and no task is tried twice (llama.cpp closes)."""
+    async with host(engine, adapter=ENGINE, reuse_after_stream=False) as front:
+        attempts = []
+        for _ in range(10):
+            async with front.submit("chat", task("Hi", 1)) as stream:
+                attempts.append(len((await stream.collect()).record.attempts))
+
+    assert attempts == [1] * 10
+
+
 async def test_a_cancel_in_decode(engine: RealEngine):
     """Battery 39, ORCH-3601: closing alone stops the engine, by its own count; the receipt claims nothing."""
     spans = []

@@ -147,6 +147,16 @@ async def test_a_grammar_is_not_left_out_in_silence():
     assert [request.method for request in engine.requests] == ["GET"]
 
 
+@pytest.mark.parametrize(("reuse", "connections"), [(True, 1), (False, 3)])
+async def test_a_connection_for_each_stream(reuse: bool, connections: int):
+    """Three tasks share a connection, or each stream has its own: for a server that closes it afterwards."""
+    async with running({("POST", COMPLETIONS): STREAM}, reuse_after_stream=reuse) as (adapter, engine):
+        seen = [await outcome(adapter, TASKS[COMPLETIONS]) for _ in range(3)]
+
+    assert all(one.end for one in seen)
+    assert engine.connections_made == connections
+
+
 @pytest.mark.parametrize("path", TASKS)
 async def test_closing_the_stream_stops_the_engine(path: str):
     """ORCH-3601: closed in mid-decode, the connection is dropped: that is what cancels in such engines."""

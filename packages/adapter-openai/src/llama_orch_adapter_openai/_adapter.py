@@ -30,6 +30,7 @@ class OpenAIConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `model` serves the tasks that name none; it may be left out where the server has only one. What such a server does
     not tell is told here: its `features` and `workloads`, and `slots`, how many tasks it runs at once. `version_path`
     is where it gives its own version as JSON, if it does. `max_tokens_key` is the word that it has for it in chats.
+    `reuse_after_stream` false gives each stream a connection of its own: for a server that closes them afterwards.
     """
 
     url: str
@@ -40,6 +41,7 @@ class OpenAIConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     workloads: Annotated[tuple[Workload, ...], msgspec.Meta(min_length=1)] = ("completion",)
     features: tuple[Feature, ...] = ("chat",)
     max_tokens_key: LengthKey = "max_tokens"
+    reuse_after_stream: bool = True
 
 
 class OpenAIAdapter(HttpAdapter):
@@ -49,7 +51,8 @@ class OpenAIAdapter(HttpAdapter):
 
     def __init__(self, context: AdapterContext) -> None:
         self._config: OpenAIConfig = context.config
-        super().__init__(context, base_of(self._config.url), self._config.api_key)
+        url, key, reuse = base_of(self._config.url), self._config.api_key, self._config.reuse_after_stream
+        super().__init__(context, url, key, reuse_after_stream=reuse)
 
     async def health(self) -> WorkerHealth:
         """Ready once it lists a model; it does not tell how busy it is."""
