@@ -4,6 +4,7 @@ import click
 
 from ._chat import chat
 from ._look import health, plugins, props
+from ._new import new_adapter
 from ._verbs import Verbs
 
 
@@ -13,5 +14,5 @@ def app() -> None:
     """Drive engines of language models through their adapters."""
 
 
-for verb in (chat, health, plugins, props):
+for verb in (chat, health, plugins, props, new_adapter):
     app.add_command(verb)

@@ -41,6 +41,7 @@ class Exit(IntEnum):
     RESET = 16
     ENGINE = 17
     LAUNCH = 18
+    TAKEN = 19
     INTERRUPTED = 130
 
 
@@ -58,6 +59,14 @@ class Interrupted(Exception):
 
 class OutputError(Exception):
     """What the command has to say cannot be written."""
+
+
+class NotWrittenError(OutputError):
+    """What the command was to make cannot be written."""
+
+
+class TakenError(ValueError):
+    """What the command was to make is there already."""
 
 
 _DETAILS = {
@@ -89,6 +98,8 @@ _KINDS: tuple[tuple[type[Exception], Exit], ...] = (
     (NotUtf8Error, Exit.NOT_UTF8),
     (BadRequestError, Exit.BAD_REQUEST),
     (click.UsageError, Exit.USAGE),
+    (TakenError, Exit.TAKEN),
+    (NotWrittenError, Exit.FAILED),
     (Interrupted, Exit.INTERRUPTED),
 )
 
