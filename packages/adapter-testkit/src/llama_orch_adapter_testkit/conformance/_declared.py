@@ -29,7 +29,9 @@ async def chat(trial: Trial) -> None:
     seen = await bench.answered(_noted(asked, bench.reply()), bench.chat())
     whole(seen)
 
-    require(asked[0].subject == str(bench.chat().messages[0].content), f"the engine read {asked[0].subject!r}")
+    read = asked[0].subject
+    mend = "send it the task's messages, or declare no chat"
+    require(read == str(bench.chat().messages[0].content), f"the engine read {read!r}; {mend}")
 
 
 @check("tools.calls", "tools")
