@@ -102,7 +102,7 @@ HOPELESS: list[tuple[list[str], int, str]] = [
     ([], 2, "no PROMPT is given"),
     (["a", "b", "c"], 2, "put the prompt in quotes"),
     (["--raw", "--system", "be brief", "hi"], 2, "leave one of them out"),
-    (["--embedded", "--pool", "chat=x:http://y", "hi"], 2, "leave --pool and --config out"),
+    (["--embedded", "--pool", "chat=x:http://y", "hi"], 2, "leave --pool out"),
     (["--pool", "c=x:http://y", "--config", "p.toml", "hi"], 2, "give one of them"),
     (["--messages", "-", "--system", "be brief"], 2, "leave one of them out"),
     (["--messages", "-", "--raw"], 2, "leave one of them out"),

@@ -47,7 +47,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             if not _is_text(words):
                 raise NotUtf8Error(f"{words!a} is not UTF-8; save or type it as UTF-8")
         if self.embedded and (self.pools or self.config):
-            raise click.UsageError("--embedded makes a pool of its own; leave --pool and --config out")
+            other = "--pool" if self.pools else "--config"
+            raise click.UsageError(f"--embedded makes a pool of its own; leave {other} out")
         if self.pools and self.config:
             raise click.UsageError("--pool and --config both name pools; give one of them")
         if self.api_key_env and not self.pools:

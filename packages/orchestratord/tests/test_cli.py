@@ -1,0 +1,76 @@
+"""What the options of the command come to, before anything listens."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from llama_orch_orchestratord.cli import example, main
+
+Run = Callable[..., Result]
+
+POOLS = "[pools.chat]\nengine = 'nope'\nreplicas = [{ url = 'http://127.0.0.1:1' }]\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(main, ["serve", *arguments])
+
+
+BAD = {
+    "no pools": (5, [], "give --embedded, --pool NAME=ENGINE:URL or --pools FILE"),
+    "no such config": (5, ["--config", "no.toml"], "no.toml cannot be read: No such file"),
+    "no address": (2, ["--embedded", "--listen", "8700"], "--listen is '8700'; give HOST:PORT"),
+    "two sources": (2, ["--pools", "pools.toml", "--embedded"], "leave --embedded and --pool out"),
+    "two more": (2, ["--embedded", "--pool", "a=b:http://c"], "leave --pool out"),
+    "others reach it": (5, ["--embedded", "--listen", "0.0.0.0:0"], "but there are no tokens"),
+    "unencrypted": (5, ["--embedded", "--listen", "[::]:0"], "or plain_http = true behind a proxy"),
+    "no such option": (2, ["--nope"], "No such option"),
+}
+
+
+@pytest.mark.parametrize(("code", "arguments", "mend"), BAD.values(), ids=BAD)
+def test_bad_options_are_told_with_their_mend(run: Run, code: int, arguments: list[str], mend: str) -> None:
+    """Each ends in its code and one sentence; with --json in a document that says the same."""
+    told, document = run(*arguments), run(*arguments, "--json")
+
+    assert (told.exit_code, told.stdout) == (code, "")
+    assert mend in " ".join(told.stderr.split())
+    failure = json.loads(document.stdout.splitlines()[-1])
+    assert (document.exit_code, failure["exit_code"]) == (code, code)
+    assert mend in failure["message"]
+
+
+def test_the_config_in_the_folder_is_read_by_itself(run: Run, tmp_path: Path) -> None:
+    """`./orchestratord.toml` and `./pools.toml` need not be named; what is wrong in either is told with its name."""
+    (tmp_path / "pools.toml").write_text(POOLS)
+    unknown = run("--listen", "127.0.0.1:0")
+    (tmp_path / "orchestratord.toml").write_text("[server]\nlisen = '127.0.0.1:0'\n")
+    wrong = run()
+
+    assert (unknown.exit_code, wrong.exit_code) == (4, 5)
+    assert "nope" in unknown.stderr
+    assert "orchestratord.toml: [server] has no 'lisen'" in wrong.stderr
+
+
+def test_a_file_of_pools_is_the_configs_or_the_options(run: Run, tmp_path: Path) -> None:
+    """`pools` in the config lies relative to it; `--pools` takes its place."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "orchestratord.toml").write_text("pools = 'mine.toml'\n[server]\nlisten = '127.0.0.1:0'\n")
+    ours = run("--config", "etc/orchestratord.toml")
+    other = run("--config", "etc/orchestratord.toml", "--pools", "other.toml")
+
+    assert "etc/mine.toml cannot be read" in ours.stderr
+    assert "error: other.toml cannot be read" in other.stderr
+
+
+@pytest.mark.parametrize("with_token", [True, False])
+def test_the_example_is_a_command_for_any_pool(with_token: bool) -> None:
+    """A pool's name cannot break out of it; a token is the shell's variable, never the token."""
+    command = example("http://127.0.0.1:1", "it's; $(x)", with_token=with_token)
+
+    assert "'\"'\"'" in command
+    assert command.count("$ORCH_TOKEN") == (2 if with_token else 0)
