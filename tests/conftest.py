@@ -1,7 +1,9 @@
 """What the tests of the whole share: a real engine, and the command as a user's shell runs it."""
 
 import asyncio
+import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from llama_orch_adapter_api import LaunchOptions
@@ -48,6 +51,51 @@ def engine() -> Iterator[str]:
         if not loop.is_closed():
             loop.call_soon_threadsafe(done.set)
         thread.join()
+
+
+class Serving(NamedTuple):
+    """`orchestratord serve` in a process of its own, and where it listens."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """Send a signal and wait for the end: the exit code and what was said on stderr."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for the end."""
+        _, notes = self.process.communicate(timeout=60)
+        return self.process.returncode, notes
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+    """Start `orchestratord serve --json` on a free port, as strictly as `start` does, and wait until it listens."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def _serve(*arguments: str, listen: str = "127.0.0.1:0", **environment: str) -> Serving:
+        process = subprocess.Popen(
+            [sys.executable, "-P", SCRIPTS / "orchestratord", "serve", "--json", "--listen", listen, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **STRICT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        return Serving(process, json.loads(line).get("url", line))
+
+    yield _serve
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture
