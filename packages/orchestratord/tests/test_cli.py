@@ -74,3 +74,10 @@ def test_the_example_is_a_command_for_any_pool(with_token: bool) -> None:
 
     assert "'\"'\"'" in command
     assert command.count("$ORCH_TOKEN") == (2 if with_token else 0)
+
+
+def test_the_example_is_the_readmes() -> None:
+    """What `serve --embedded` prints is the command that the README shows."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+
+    assert example("http://127.0.0.1:8700", "embedded", with_token=False) in readme.splitlines()

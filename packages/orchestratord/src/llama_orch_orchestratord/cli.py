@@ -154,6 +154,6 @@ def example(url: str, pool: str, *, with_token: bool) -> str:
     """A command that sends a task and streams its tokens; the token is the shell's $ORCH_TOKEN."""
     task = {"pool_id": pool, "messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64}
     body = shlex.quote(msgspec.json.encode(task).decode())
-    curl = 'curl -sN -H "Authorization: Bearer $ORCH_TOKEN"' if with_token else "curl -sN"
-    sent = f"{curl} {url}/v1/tasks -H 'Content-Type: application/json' -d {body}"
-    return f"{curl} {url}/v1/tasks/$({sent} | grep -oE '[0-9a-f-]{{36}}' | head -1)/stream"
+    token = ' -H "Authorization: Bearer $ORCH_TOKEN"' if with_token else ""
+    sent = f"curl -s{token} {url}/v1/tasks -H 'Content-Type: application/json' -d {body}"
+    return f"curl -sN{token} {url}/v1/tasks/$({sent} | grep -oE '[0-9a-f-]{{36}}')/stream"

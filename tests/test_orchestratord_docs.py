@@ -1,0 +1,87 @@
+"""What is shown of orchestratord is run as it stands, but for the port."""
+
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from llama_orch_orchestratord import ServerConfig, parse_config
+
+from .conftest import Serving  # type: ignore[import-not-found]  # test folders are no packages
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "orchestratord.md").read_text()
+SHOWN = "http://127.0.0.1:8700"
+
+Serve = Callable[..., Serving]
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="NO CURL HERE: what the pages show is not tested"),
+]
+
+
+def shell(block: str, url: str, folder: Path) -> str:
+    """What a block prints, with `url` for the one that is shown."""
+    assert SHOWN in block
+    command = ["bash", "-euo", "pipefail", "-c", block.replace(SHOWN, url)]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def kinds(stream: str) -> list[str]:
+    return re.findall(r"^event: (\w+)$", stream, re.MULTILINE)
+
+
+@pytest.mark.real_engine
+def test_the_readme_serves_and_streams(serve: Serve, tmp_path: Path):
+    """ORCH-3601: the README's one command serves, and its `curl` streams tokens."""
+    (command,) = re.findall(r"&& \.venv/bin/orchestratord (serve --embedded)\n", README)
+    (curl,) = re.findall(r"^curl .*$", README, re.MULTILINE)
+    serving = serve(*command.split()[1:], "--threads", "1")
+    stream = shell(curl, serving.url, tmp_path)
+
+    assert kinds(stream)[:3] == ["started", "token", "token"]
+    assert kinds(stream)[-1] == "end"
+
+
+def test_the_readme_installs_what_it_serves_with():
+    """Each package that the command needs is in the README's line, from this very repository."""
+    (line,) = [line for line in README.splitlines() if line.endswith("orchestratord serve --embedded")]
+
+    assert set(re.findall(r"\./packages/([\w-]+)", line)) == {
+        *("adapter-api", "http-util", "adapter-host", "adapter-llamacpp", "orchestratord"),
+    }
+
+
+@pytest.mark.real_engine
+def test_the_page_sends_reads_and_cancels(serve: Serve, engine: str, tmp_path: Path):
+    """The blocks of docs/orchestratord.md, word for word, stream 24 tokens, and end a task that was cancelled."""
+    serving = serve("--pool", f"chat=llamacpp:{engine}")
+    stream, cancel = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    streamed, cancelled = shell(stream, serving.url, tmp_path), shell(cancel, serving.url, tmp_path)
+
+    assert streamed.startswith('{"task_id":"')
+    assert kinds(streamed) == ["started", *["token"] * 24, "end"]
+    assert '"finish_reason":"length"' in streamed
+    assert kinds(cancelled) == ["end"]
+    assert '"finish_reason":"cancelled"' in cancelled
+
+
+def test_the_defaults_of_the_configuration_are_the_defaults(monkeypatch: pytest.MonkeyPatch):
+    """What docs/orchestratord.md calls a default is one, and every key of every table stands there."""
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.setenv("ORCH_TOKEN", secrets.token_hex(8))
+    config, usual = parse_config(text.encode()), ServerConfig()
+
+    assert config.pools == Path("pools.toml")
+    assert [token.role for token in config.auth.tokens] == ["control"]
+    for table in ("server", "admission", "tasks", "stream", "openai"):
+        assert getattr(config, table) == getattr(usual, table)
+        keys = getattr(usual, table).__struct_fields__
+        assert [key for key in keys if not re.search(rf"^(# )?{key} = ", text, re.MULTILINE)] == []
