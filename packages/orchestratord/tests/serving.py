@@ -4,7 +4,7 @@ import asyncio
 import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -133,10 +133,10 @@ class Client:
         self.host = host
         self.app = app
 
-    async def post(self, body: object, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    async def post(self, body: object, **headers: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
         """Send a task: the status, the body, the headers."""
         async with self.session.post(f"{self.url}/v1/tasks", json=body, headers=headers) as response:
-            return response.status, await response.json(), dict(response.headers)
+            return response.status, await response.json(), response.headers
 
     async def send(self, **facts: Any) -> str:
         """Send a task that is taken in; its id."""
@@ -191,9 +191,16 @@ async def serving(*engines: WorkerAdapter, toml: str = "", policy: PoolPolicy | 
     limits = aiohttp.ClientTimeout(total=None)
     try:
         async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
+            await until(lambda: _known(host))
             yield Client(session, f"http://127.0.0.1:{listener.getsockname()[1]}", host, app)
     finally:
         await runner.cleanup()
+
+
+def _known(host: AdapterHost) -> bool:
+    """Whether every replica told what it can do, if it takes tasks at all."""
+    replicas = [each for pool in host.capabilities().pools.values() for each in pool.replicas.values()]
+    return host.refusal("chat") is not None or all(each.capabilities for each in replicas)
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

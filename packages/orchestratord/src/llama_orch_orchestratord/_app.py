@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from llama_orch_adapter_api import AdapterError, Error, PoolUnavailable
+from llama_orch_adapter_api import AdapterError, Error, PoolUnavailable, get_logger
 from llama_orch_adapter_host import AdapterHost
 
 from ._auth import guard
@@ -15,8 +15,10 @@ from ._config import ServerConfig
 from ._jobs import Jobs
 from ._limits import bounded
 from ._narration import Narrations
-from ._refusal import Refusal
+from ._refusal import Refusal, own_fault
 from ._tasks import CORRELATION, JOBS, NARRATIONS, STREAM, add_task_routes, answer
+
+logger = get_logger(__name__)
 
 HOST = web.AppKey("host", AdapterHost)
 CONFIG = web.AppKey("config", ServerConfig)
@@ -88,6 +90,11 @@ async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse
         text = f"{request.method} {request.path[:80]!a}: {error.reason}"
         kept = {name: value for name, value in error.headers.items() if name == "Allow"}
         return answer(error.status, Error.of(AdapterError(text, detail=detail)), kept)
+    except ConnectionError:
+        raise  # the client is gone: nobody is to be told
+    except Exception as error:
+        logger.exception("%s %a failed", request.method, request.path[:80])
+        return answer(500, Error.of(own_fault(error)))
 
 
 def refused(refusal: Refusal) -> web.Response:

@@ -23,8 +23,8 @@ class Reader(Protocol):
 class Job:
     """A task of a pool from its admission until it is forgotten.
 
-    Moments are on the clock of the loop, in seconds. `reader` is set while frames go straight to one; whatever comes
-    while it is None is kept in the outbox, which makes the engine wait when it is full. Metrics are dropped then, and
+    Moments are on the clock of the loop, in seconds. `reader` is set while frames go straight to one; what comes while
+    it is None is kept in the outbox, which makes the engine wait when it is full. Metrics are dropped before that, and
     the ids, which count all events, show it.
     """
 
@@ -97,7 +97,10 @@ class Job:
         while not self.hushed:
             reader = self.reader
             if reader is None:
-                if self.outbox.offer(rendered) or type(event) is Metrics:
+                if type(event) is Metrics:
+                    self.outbox.offer_spare(rendered)
+                    return
+                if self.outbox.offer(rendered):
                     return
                 await self.outbox.room()
                 continue

@@ -245,6 +245,8 @@ class Jobs:
         finally:
             job.stream = None
         self._over(job, outcome)
+        lane.stir(self._loop.time())  # the adapter has let go, too: the host may have counted it up to now
+        self._dispatch(lane)
 
     async def _pump(self, job: Job, lane: Lane) -> End:
         """Every event from the host to whoever reads, at the reader's pace: the way of each token."""

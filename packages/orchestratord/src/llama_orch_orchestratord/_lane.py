@@ -1,5 +1,7 @@
 """What runs and waits of one pool, and when the next task may start. Pure: moments and chance are handed in."""
 
+import bisect
+
 from ._forecast import Forecast
 from ._job import Job
 from ._queue import Policy, PoolQueue
@@ -55,8 +57,8 @@ class Lane:
         """A task was pushed back: it waits where it did. Several that are keep the order in which they came."""
         self.running.discard(job)
         self._returned = [each for each in self._returned if each in self.queue]
-        self._returned.append(job)
-        for each in sorted(self._returned, key=lambda one: one.admitted, reverse=True):
+        bisect.insort(self._returned, job, key=lambda one: one.admitted)
+        for each in reversed(self._returned):
             self.queue.put_back(each, each.task.priority)
 
     def left(self, job: Job, now: float) -> None:

@@ -39,6 +39,10 @@ class Outbox:
         self._keep(frame)
         return True
 
+    def offer_spare(self, frame: bytes) -> bool:
+        """Keep a frame that may be dropped while at least half of the room is free; whether it was kept."""
+        return len(self._frames) * 2 < self._most and self._bytes * 2 < self._most_bytes and self.offer(frame)
+
     def close(self, frame: bytes) -> None:
         """Keep the last one. A second time is nothing."""
         if not self.closed:

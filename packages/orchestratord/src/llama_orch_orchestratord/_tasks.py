@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
+from llama_orch_adapter_api import AdapterError
 
 from ._config import StreamSettings
 from ._jobs import Jobs
 from ._narration import Narrations
 from ._reader import Manner, Reader
-from ._refusal import invalid
+from ._refusal import Refusal, invalid
 from ._wire import read_submission
 
 JOBS = web.AppKey("jobs", Jobs)
@@ -38,7 +39,11 @@ def answer(status: int, body: object, headers: dict[str, str] | None = None) -> 
 async def _submit(request: web.Request) -> web.Response:
     if request.content_type != "application/json":
         raise invalid("the body is no application/json; send it with that Content-Type", status=415)
-    submission = read_submission(await request.read())
+    body = await request.read()
+    try:
+        submission = read_submission(body)
+    except AdapterError as error:
+        raise Refusal(400, error) from None
     accepted = request.app[JOBS].admit(submission.pool_id, submission.task(request[CORRELATION]))
     return answer(202, accepted, {"Location": f"/v1/tasks/{accepted.task_id}"})
 

@@ -1,0 +1,175 @@
+"""An engine never runs further ahead of its reader than the bounds allow, and nothing that is a token gets lost."""
+
+import asyncio
+import socket
+
+from llama_orch_adapter_api import End, Metrics, TaskRequest, Token, TokenEvent
+from llama_orch_orchestratord._reader import BOUND
+
+from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    Client,
+    Engine,
+    forever,
+    frames,
+    serving,
+    shape,
+    until,
+    virtual,
+    words,
+)
+
+
+def tokens(body: str) -> list[int]:
+    return [each.data["i"] for each in frames(body) if each.event == "token"]
+
+
+@virtual
+async def test_an_unread_task_waits_at_its_bound_of_events() -> None:
+    """An engine that nobody reads stops after so many events, and goes on when somebody does; nothing is lost."""
+    engine = Engine(words(500))
+    async with serving(engine, toml="[stream]\nunread_events = 100") as client:
+        task_id = await client.send()
+        await asyncio.sleep(1)
+        held = engine.said
+        found = await client.read(task_id)
+
+    assert 100 <= held <= 102
+    assert [each.data["i"] for each in found if each.event == "token"] == list(range(500))
+
+
+@virtual
+async def test_an_unread_task_waits_at_its_bound_of_bytes() -> None:
+    """Long events count by what they weigh."""
+    engine = Engine(words(500, text="x" * 1000))
+    async with serving(engine, toml="[stream]\nunread_bytes = 10240") as client:
+        task_id = await client.send()
+        await asyncio.sleep(1)
+        held = engine.said
+        found = await client.read(task_id)
+
+    assert held <= 12
+    assert len(found) == 502
+
+
+async def _dial(client: Client, task_id: str, query: str = "") -> socket.socket:
+    """A stream whose client takes only what it is made to, with the smallest buffer the system gives."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    host, port = client.url.removeprefix("http://").split(":")
+    await loop.sock_connect(connection, (host, int(port)))
+    await loop.sock_sendall(connection, f"GET /v1/tasks/{task_id}/stream{query} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+    return connection
+
+
+async def _rest(connection: socket.socket) -> str:
+    """Everything that still comes."""
+    loop = asyncio.get_running_loop()
+    read = bytearray()
+    while chunk := await loop.sock_recv(connection, 65536):
+        read += chunk
+    return read.partition(b"\r\n\r\n")[2].decode()
+
+
+@virtual
+async def test_a_slow_client_holds_no_more_than_its_bound() -> None:
+    """Behind a client that takes nothing the engine waits, once the buffers on the way are full; nothing is lost."""
+    engine = Engine(words(20_000))
+    async with serving(engine) as client:
+        task_id = await client.send()
+        connection = await _dial(client, task_id)
+        await until(lambda: engine.said > 1)
+        await asyncio.sleep(1)
+        held = engine.said
+        await asyncio.sleep(10)
+        assert engine.said == held
+        body = await _rest(connection)
+        connection.close()
+
+    weight = len(body) / 20_000
+    assert held * weight < 6 * BOUND  # ours, the system's, which doubles what it is told, and the client's
+    assert tokens(body) == list(range(20_000))
+
+
+@virtual
+async def test_a_client_that_takes_nothing_at_all_is_gone() -> None:
+    """A client that takes nothing for unread_expiry is cut, and its engine freed."""
+    engine = Engine(words(100_000))
+    async with serving(engine, toml="[stream]\nunread_expiry = 20.0\nheartbeat = 5.0") as client:
+        connection = await _dial(client, await client.send())
+        await asyncio.sleep(19)
+        assert engine.running == 1
+        await asyncio.sleep(11)
+        assert engine.running == 0
+        connection.close()
+
+
+@virtual
+async def test_a_slow_client_does_not_hold_others_back() -> None:
+    """Who reads gets everything at once, whoever else does not."""
+    async with serving(Engine(words(5000), slots=8)) as client:
+        slow = [await _dial(client, await client.send()) for _ in range(4)]
+        found = await client.read(await client.send())
+        for connection in slow:
+            connection.close()
+
+    assert len(found) == 5002
+
+
+@virtual
+async def test_metrics_give_way_and_tokens_do_not() -> None:
+    """Of an unread task metrics are dropped when there is no room; the ids tell, and every token is there."""
+
+    def script(_: TaskRequest) -> list[TokenEvent | float]:
+        steps: list[TokenEvent | float] = []
+        for i in range(50):
+            steps += [Token("a", i), Metrics(tokens_out=i)]
+        return [*steps, End(1, 50, "stop")]
+
+    async with serving(Engine(script), toml="[stream]\nunread_events = 20") as client:
+        task_id = await client.send()
+        await asyncio.sleep(1)
+        found = await client.read(task_id)
+
+    assert [each.data["i"] for each in found if each.event == "token"] == list(range(50))
+    assert 0 < shape(found).count("metrics") < 50
+    assert found[-1].id == 100
+    assert len({each.id for each in found}) == len(found)
+
+
+async def test_an_answer_of_one_huge_event_is_taken() -> None:
+    """What is larger than the bound by itself is kept nevertheless: it cannot come in parts."""
+    vast = End(1, 0, "stop", timings={f"t{i}": 1.0 for i in range(100_000)})
+    async with serving(Engine(lambda _: [vast])) as client:
+        found = await client.read(await client.send())
+
+    assert len(found[0].data["timings"]) == 100_000
+
+
+@virtual
+async def test_the_cancel_of_a_stopped_stream_frees_the_engine() -> None:
+    """That nobody takes its tokens does not keep a task from being cancelled."""
+    engine = Engine(forever(0.001))
+    async with serving(engine, toml="[stream]\nunread_events = 5") as client:
+        task_id = await client.send()
+        await asyncio.sleep(1)
+        assert engine.said < 10
+        await client.cancel(task_id)
+        found = await client.read(task_id)
+
+    assert shape(found) == ["end"]
+    assert engine.running == 0
+
+
+@virtual
+async def test_batches_come_whole_and_in_order() -> None:
+    """With many streams, what comes within a moment is written together; the frames are the same."""
+    count = 70  # above which the host's hint is to batch
+    async with serving(Engine(words(40, 0.003), slots=count)) as client:
+        sent = [await client.send() for _ in range(count)]
+        found = await asyncio.gather(*(client.read(task_id, "?batch=true") for task_id in sent))
+
+    for each in found:
+        assert shape(each) == ["started", *["token"] * 40, "end"]
+        assert [one.id for one in each] == list(range(42))

@@ -1,0 +1,106 @@
+"""What may start of one pool, and when."""
+
+from llama_orch_adapter_api import TaskRequest
+from llama_orch_orchestratord._job import Job
+from llama_orch_orchestratord._lane import Lane
+from llama_orch_orchestratord._outbox import Outbox
+
+
+def job(admitted: float = 0.0) -> Job:
+    return Job("chat", TaskRequest(prompt="a"), Outbox(1, 1), admitted)
+
+
+def lane_of(*jobs: Job) -> Lane:
+    lane = Lane("chat", 100, "reject")
+    for each in jobs:
+        lane.queue.put(each, each.task.priority)
+    return lane
+
+
+def test_no_more_start_than_there_are_slots() -> None:
+    """A slot is taken until its task is over."""
+    jobs = [job(), job(), job()]
+    lane = lane_of(*jobs)
+
+    assert [lane.next(0.0, 2) for _ in range(3)] == [jobs[0], jobs[1], None]
+    lane.left(jobs[0], 1.0)
+    assert lane.next(1.0, 2) is jobs[2]
+
+
+def test_nothing_starts_in_a_pause() -> None:
+    """A pause that was asked for is kept, whatever ends or changes meanwhile."""
+    first, second = job(), job()
+    lane = lane_of(first, second)
+    lane.next(0.0, 2)
+    lane.pause(5.0, 0.0, spread=0.0)
+    lane.left(first, 1.0)
+    lane.stir(1.0)
+
+    assert lane.next(4.9, 2) is None
+    assert lane.next(5.0, 2) is second
+
+
+def test_a_guessed_pause_grows_and_ends_early() -> None:
+    """Where nobody said how long, each pause is twice the one before, up to 5 s, and a slot that frees ends it."""
+    lane = lane_of(job())
+    spans = []
+    for now in range(0, 1000, 100):
+        lane.pause(None, float(now), spread=0.0)
+        spans.append(lane.paused_until - now)
+    lane.stir(901.0)
+
+    assert spans == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0]
+    assert lane.next(901.0, 1) is not None
+
+
+def test_a_flowing_pool_forgets_its_pauses() -> None:
+    """After a task was taken, the next pause is a short one again."""
+    lane = lane_of()
+    for _ in range(4):
+        lane.pause(None, 0.0, spread=0.0)
+    lane.flows()
+    lane.pause(None, 100.0, spread=1.0)
+
+    assert lane.paused_until == 100.125
+
+
+def test_those_pushed_back_keep_their_order() -> None:
+    """Whichever of them is pushed back first, the one that came first starts first."""
+    jobs = [job(float(i)) for i in range(4)]
+    lane = lane_of(*jobs)
+    for _ in range(3):
+        lane.next(0.0, 3)
+    for each in (jobs[1], jobs[2], jobs[0]):
+        lane.put_back(each)
+
+    assert [lane.next(1.0, 9) for _ in range(4)] == jobs
+
+
+def test_equals_pushed_back_keep_their_order() -> None:
+    """Tasks of the same moment start as they were pushed back."""
+    jobs = [job() for _ in range(3)]
+    lane = lane_of(*jobs)
+    for _ in range(3):
+        lane.next(0.0, 3)
+    for each in jobs:
+        lane.put_back(each)
+
+    assert [lane.next(1.0, 9) for _ in range(3)] == jobs
+
+
+def test_a_start_is_predicted() -> None:
+    """0 for what runs; for what waits as many service times as there are turns before it."""
+    jobs = [job() for _ in range(4)]
+    lane = lane_of(*jobs)
+    first = lane.next(0.0, 1)
+    assert first is not None
+    first.started = 0.0
+    unknown = lane.predicted(jobs[1], 0.0, 1)
+    lane.left(first, 2.0)
+    lane.next(2.0, 1)
+
+    assert unknown is None
+    assert lane.predicted(jobs[1], 2.0, 1) == 0.0
+    assert lane.predicted(jobs[2], 2.0, 1) == 2.0
+    assert lane.predicted(jobs[3], 2.0, 1) == 4.0
+    assert lane.predicted(jobs[0], 2.0, 1) is None
