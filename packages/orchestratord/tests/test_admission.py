@@ -3,8 +3,17 @@
 import asyncio
 
 import pytest
-from llama_orch_adapter_api import End, PoolUnavailable, TaskRequest, Token, TokenEvent, WorkerError, WorkerHealth
-from llama_orch_adapter_host import PoolPolicy
+from llama_orch_adapter_api import (
+    End,
+    InternalError,
+    PoolUnavailable,
+    TaskRequest,
+    Token,
+    TokenEvent,
+    WorkerError,
+    WorkerHealth,
+)
+from llama_orch_adapter_host import BreakerPolicy, PoolPolicy
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     Engine,
@@ -203,6 +212,19 @@ async def test_a_pool_that_takes_nothing_any_more_is_unavailable() -> None:
 
     assert status == 503
     assert body["retriable"]
+
+
+@virtual
+async def test_a_pool_that_is_left_alone_says_for_how_long() -> None:
+    """Where all breakers are open the answer tells when they will not be."""
+    engine = Engine(lambda _: [InternalError("broke", detail="engine")])
+    policy = PoolPolicy(breaker=BreakerPolicy(consecutive=1, open_for=20.0, spread=0))
+    async with serving(engine, policy=policy) as client:
+        await client.read(await client.send(max_attempts=1))
+        status, body, headers = await client.post({"pool_id": "chat", "prompt": "a"})
+
+    assert (status, body["code"]) == (503, "POOL_UNAVAILABLE")
+    assert 0 < int(headers["Retry-After"]) <= 20
 
 
 @virtual

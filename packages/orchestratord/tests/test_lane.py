@@ -13,7 +13,7 @@ def job(admitted: float = 0.0) -> Job:
 def lane_of(*jobs: Job) -> Lane:
     lane = Lane("chat", 100, "reject")
     for each in jobs:
-        lane.queue.put(each, each.task.priority)
+        lane.queue.put(each, each.priority)
     return lane
 
 

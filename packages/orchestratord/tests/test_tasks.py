@@ -1,6 +1,23 @@
 """A task over HTTP: sent, read, cancelled."""
 
-from .serving import Engine, forever, serving, shape, until, virtual, words  # type: ignore[import-not-found]
+import asyncio
+import gc
+import json
+from typing import Any
+
+import pytest
+from llama_orch_adapter_api import TaskRequest
+
+from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    Client,
+    Engine,
+    forever,
+    serving,
+    shape,
+    until,
+    virtual,
+    words,
+)
 
 
 @virtual
@@ -47,3 +64,43 @@ async def test_a_cancel_frees_the_engine_and_ends_the_stream() -> None:
         assert found[0].data["finish_reason"] == "cancelled"
         assert await client.cancel(task_id) == 204
     assert engine.running == 0
+
+
+@virtual
+async def test_a_task_can_be_looked_at() -> None:
+    """How a task stands with its pool and its readers is there to be asked, for as long as it is known."""
+    async with serving(Engine(words(4, 1.0), slots=1)) as client:
+        first, second = await client.send(), await client.send()
+        await asyncio.sleep(2.5)
+        looks = [await look(client, first), await look(client, second)]
+        await client.read(first)
+        looks.append(await look(client, first))
+
+    runs, waits, over = looks
+    assert (runs["state"], runs["read"], runs["unread_events"]) == ("running", "unread", 3)
+    assert (waits["state"], waits["queue_position"], waits["running_ms"]) == ("queued", 0, None)
+    assert waits["queued_ms"] == pytest.approx(2500, abs=100)
+    assert (over["state"], over["read"], over["unread_events"]) == ("ended", "read", 0)
+    assert over["running_ms"] == pytest.approx(4000, abs=100)
+
+
+async def look(client: Client, task_id: str) -> dict[str, Any]:
+    status, body = await client.get(f"/v1/tasks/{task_id}")
+    assert status == 200
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+@virtual
+async def test_what_a_task_asked_is_not_kept() -> None:
+    """A prompt may be large: it is gone with the end of its task, though the task is known for longer."""
+    engine = Engine(words())
+    async with serving(engine) as client:
+        task_id = await client.send()
+        await client.read(task_id)
+        engine.begun.clear()
+        assert (await look(client, task_id))["state"] == "ended"
+        gc.collect()
+        kept = [each for each in gc.get_objects() if isinstance(each, TaskRequest) and each.task_id == task_id]
+
+    assert kept == []

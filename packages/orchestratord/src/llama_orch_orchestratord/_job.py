@@ -25,44 +25,45 @@ class Job:
 
     Moments are on the clock of the loop, in seconds. `reader` is set while frames go straight to one; what comes while
     it is None is kept in the outbox, which makes the engine wait when it is full. Metrics are dropped before that, and
-    the ids, which count all events, show it.
+    the ids, which count all events, show it. What the task asked is kept no longer than it is needed.
     """
 
     __slots__ = (
+        "_number",
+        "_task",
         "admitted",
+        "deadline",
         "ended",
         "expired",
         "hushed",
-        "number",
         "outbox",
         "pool_id",
+        "priority",
         "read",
         "reader",
         "started",
         "stream",
         "taken",
-        "task",
+        "task_id",
     )
 
     def __init__(self, pool_id: str, task: TaskRequest, outbox: Outbox, now: float) -> None:
         self.pool_id = pool_id
-        self.task = task
+        self.task_id = task.task_id
+        self.priority = task.priority
+        self.deadline = None if task.deadline_ms is None else now + task.deadline_ms / 1000
         self.outbox = outbox
         self.admitted = now
         self.started: float | None = None
         self.ended: float | None = None
-        self.number = 0  # of the next event
         self.stream: TokenStream | None = None  # while it comes
         self.reader: Reader | None = None
         self.taken = False  # somebody reads it, from wherever
         self.read = False  # to its end
         self.expired = False
         self.hushed = False  # cancelled: no further token
-
-    @property
-    def task_id(self) -> str:
-        """The id it is asked for by."""
-        return self.task.task_id
+        self._task: TaskRequest | None = task
+        self._number = 0  # of the next event
 
     @property
     def state(self) -> State:
@@ -80,16 +81,12 @@ class Job:
             return "read"
         return "reading" if self.taken else "unread"
 
-    @property
-    def deadline(self) -> float | None:
-        """The moment at which it has to be over."""
-        return None if self.task.deadline_ms is None else self.admitted + self.task.deadline_ms / 1000
-
     def due(self, now: float) -> TaskRequest:
-        """The task as the host is to have it: what is left of its time."""
+        """The task as the host is to have it: with what is left of its time. Not for one that is over."""
+        assert self._task is not None  # noqa: S101  # what is over is not sent again
         if self.deadline is None:
-            return self.task
-        return msgspec.structs.replace(self.task, deadline_ms=max(1, round((self.deadline - now) * 1000)))
+            return self._task
+        return msgspec.structs.replace(self._task, deadline_ms=max(1, round((self.deadline - now) * 1000)))
 
     async def tell(self, event: TokenEvent) -> None:
         """Hand an event to the reader, or keep it until there is one; waits for as long as neither can be done."""
@@ -119,6 +116,7 @@ class Job:
         """It is over. What is unread stays so; a second time is nothing."""
         if self.ended is None:
             self.ended = now
+            self._task = None
             self.outbox.close(self._render(Error.of(outcome) if isinstance(outcome, WorkerError) else outcome))
 
     def hush(self) -> None:
@@ -128,6 +126,6 @@ class Job:
             self.outbox.clear()
 
     def _render(self, event: TokenEvent | Error) -> bytes:
-        number = self.number
-        self.number = number + 1
+        number = self._number
+        self._number = number + 1
         return frame(number, event)

@@ -59,7 +59,7 @@ class Lane:
         self._returned = [each for each in self._returned if each in self.queue]
         bisect.insort(self._returned, job, key=lambda one: one.admitted)
         for each in reversed(self._returned):
-            self.queue.put_back(each, each.task.priority)
+            self.queue.put_back(each, each.priority)
 
     def left(self, job: Job, now: float) -> None:
         """A task is over. The slot that it leaves may be the one that was missing."""

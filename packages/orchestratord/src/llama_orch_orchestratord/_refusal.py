@@ -48,7 +48,7 @@ def unavailable(error: PoolUnavailable, *, known: bool) -> Refusal:
 def too_late(job: Job) -> DeadlineUnmet:
     """Its deadline passed while it waited."""
     return DeadlineUnmet(
-        f"the deadline of {job.task.deadline_ms} ms passed in the queue of pool {job.pool_id!r} · "
+        f"the deadline of task {job.task_id} passed in the queue of pool {job.pool_id!r} · "
         "allow more time, or come when fewer wait",
         detail="queue",
         phase="queue",

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
-from llama_orch_adapter_api import AdapterError
+from llama_orch_adapter_api import AdapterError, get_logger
 
 from ._config import StreamSettings
+from ._job import Job
 from ._jobs import Jobs
 from ._narration import Narrations
 from ._reader import Manner, Reader
 from ._refusal import Refusal, invalid
 from ._wire import read_submission
+
+logger = get_logger(__name__)
 
 JOBS = web.AppKey("jobs", Jobs)
 NARRATIONS = web.AppKey("narrations", Narrations)
@@ -27,6 +30,7 @@ _LEAST_PATIENCE = 1.0
 def add_task_routes(app: web.Application) -> None:
     """The routes of tasks. `app` has the keys above by the time it serves."""
     app.router.add_post("/v1/tasks", _submit)
+    app.router.add_get("/v1/tasks/{task_id}", _view, allow_head=False)
     app.router.add_get("/v1/tasks/{task_id}/stream", _stream, allow_head=False)
     app.router.add_post("/v1/tasks/{task_id}/cancel", _cancel)
 
@@ -48,11 +52,24 @@ async def _submit(request: web.Request) -> web.Response:
     return answer(202, accepted, {"Location": f"/v1/tasks/{accepted.task_id}"})
 
 
+async def _view(request: web.Request) -> web.Response:
+    jobs = request.app[JOBS]
+    return answer(200, jobs.view(jobs.find(request.match_info["task_id"])))
+
+
 async def _stream(request: web.Request) -> web.StreamResponse:
     jobs = request.app[JOBS]
     manner = manner_of(request.query, request.app[STREAM])
     job = jobs.find(request.match_info["task_id"])
     jobs.take(job)
+    try:
+        return await _read(job, request, manner)
+    finally:
+        await jobs.leave(job)
+
+
+async def _read(job: Job, request: web.Request, manner: Manner) -> web.StreamResponse:
+    """A task's stream to its end, or to that of its client."""
     reader = Reader(job, request, manner)
     try:
         with contextlib.ExitStack() as following:
@@ -61,8 +78,9 @@ async def _stream(request: web.Request) -> web.StreamResponse:
             await reader.serve()
     except (ConnectionError, TimeoutError):
         reader.abort()
-    finally:
-        await jobs.leave(job)
+    except Exception:
+        logger.exception("task %s: its stream failed", job.task_id)
+        reader.abort()  # a head was sent: there is no other way to say so
     return reader.response
 
 
