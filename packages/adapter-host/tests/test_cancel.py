@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from llama_orch_adapter_api import AdapterError, DecodeTimeout, TaskRequest, Token, WorkerProps
 from llama_orch_adapter_host import CancelReceipt
@@ -9,7 +10,9 @@ from llama_orch_adapter_host._events import AdapterBroke, EngineIdle, HostEvent
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
+    Tidy,
     cancel_now,
+    drained,
     end,
     host_of,
     moment,
@@ -245,3 +248,51 @@ async def test_a_back_off_has_no_engine_to_confirm():
 
         assert await receipt.idle() is None
         assert replica.told == []
+
+
+# --- the id of a task that ended
+
+
+@pytest.mark.parametrize("how", ["cancelled", "overdue", "dropped"])
+@virtual
+async def test_an_id_is_taken_until_its_adapter_lets_go(how: str):
+    """Battery 11, 16: while the adapter tidies up after a task, no other copy of it is sent; then its id is free."""
+    adapter = Tidy(words=9)
+    async with host_of(adapter) as host:
+        request = task(deadline_ms=1500 if how == "overdue" else None)
+        stream = await host.submit("pool", request)
+        reader = None if how == "dropped" else asyncio.create_task(drained(stream))
+        await asyncio.sleep(0)
+        del stream
+        if how == "cancelled":
+            cancel_now(host, request)
+        await asyncio.sleep(0.6 if how == "overdue" else 0.1)
+        with pytest.raises(
+            AdapterError, match="has ended, and its adapter has not let go of it yet · send it"
+        ) as caught:
+            await host.submit("pool", request)
+        assert (adapter.begun, adapter.tidied) == (1, 0)
+        await asyncio.sleep(0.5)
+        again = await host.submit("pool", msgspec.structs.replace(request, deadline_ms=None))
+        await again.aclose()
+        if reader is not None:
+            await asyncio.wait([reader])
+            reader.exception()
+
+        assert caught.value.detail == "duplicate_task"
+        assert (adapter.begun, adapter.tidied) == (2, 2)
+        assert left_behind(host) == []
+        assert host._ledger._leaving == {}
+
+
+@virtual
+async def test_an_id_is_free_with_the_end_of_its_task():
+    """Battery 11: whoever has a task's own end in hand may send the same id at once, closed or not."""
+    async with host_of(Tidy(words=1)) as host:
+        stream = await host.submit("pool", request := task())
+        last = [await anext(stream) for _ in range(3)][-1]
+        again = await host.submit("pool", request)
+        await again.aclose()
+        await stream.aclose()
+
+    assert last == end(1)

@@ -190,9 +190,9 @@ class Call:
         if isinstance(outcome, WorkerError):
             outcome.attempts, outcome.record = len(self.record.attempts), self.record
         self.pool.live.discard(self)
-        self.flight = None  # which knows us: a circle would wait for the garbage collector
         self._tell.ended(self.task, self.record, self.binding, outcome)
         self._on_over(self)
+        self.flight = None  # which knows us: a circle would wait for the garbage collector
 
     def __enter__(self) -> Self:
         return self

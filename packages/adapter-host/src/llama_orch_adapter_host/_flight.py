@@ -116,6 +116,11 @@ class Flight:
             return "decode"
         return "first_token" if self._passed else "connect"
 
+    @property
+    def holds_on(self) -> bool:
+        """Whether its adapter may still be at work: it was interrupted, and has not let go of it."""
+        return not self.gone and not self._told
+
     async def commit(self) -> None:
         """Wait for the first token, or for the end; what came before is kept, and pulled first.
 

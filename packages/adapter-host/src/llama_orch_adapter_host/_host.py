@@ -86,7 +86,7 @@ class AdapterHost(Changes, Ending):
         self._tell = Teller(self._bus)
         self._over = self._ledger.end  # a bound method, made once
         self._hurry = self._fleet.lookout.hurry
-        self._watch = Watch()
+        self._watch = Watch(self._ledger.let_go)
         self._loop: asyncio.AbstractEventLoop | None = None  # of the latest task: asking for it costs a system call
         self._entered = False
         self._stopping = False

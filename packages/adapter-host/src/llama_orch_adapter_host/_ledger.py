@@ -6,6 +6,7 @@ from collections.abc import Collection
 from llama_orch_adapter_api import AdapterError, TaskRequest, WorkerReset
 
 from ._call import Call
+from ._flight import Flight
 from ._record import FlightRecord
 from ._retry import FATAL_RESETS
 
@@ -18,6 +19,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._live: dict[str, Call] = {}
+        self._leaving: dict[str, Flight] = {}  # ended, and their adapters may still be at work
         self._ended: OrderedDict[str, FlightRecord] = OrderedDict()  # oldest first
 
     def __len__(self) -> int:
@@ -37,10 +39,18 @@ class Ledger:
         return self._ended.get(task_id) if call is None else call.record
 
     def check(self, pool_id: str, task: TaskRequest) -> None:
-        """Refuse a task that runs already, and one that has ended so many replicas that it may be what ends them."""
+        """Refuse a task that runs already, or whose adapter is not done with it, and one that may be what ends replicas."""
         if task.task_id in self._live:
             raise AdapterError(
                 f"task {task.task_id} is running already · wait for it, or leave task_id out to have one made",
+                detail="duplicate_task",
+                phase="queue",
+                pool=pool_id,
+            )
+        if task.task_id in self._leaving:
+            raise AdapterError(
+                f"task {task.task_id} has ended, and its adapter has not let go of it yet · "
+                "send it again in a moment, or leave task_id out to have one made",
                 detail="duplicate_task",
                 phase="queue",
                 pool=pool_id,
@@ -63,9 +73,16 @@ class Ledger:
         self._live[call.task.task_id] = call
 
     def end(self, call: Call) -> None:
-        """A task has its outcome."""
+        """A task has its outcome; its id is free once its adapter has let go of it."""
         del self._live[call.task.task_id]
+        if call.flight is not None and call.flight.holds_on:
+            self._leaving[call.task.task_id] = call.flight
         self._keep(call.record)
+
+    def let_go(self, flight: Flight) -> None:
+        """An adapter is done with a task."""
+        if self._leaving.get(flight.task.task_id) is flight:
+            del self._leaving[flight.task.task_id]
 
     def refused(self, record: FlightRecord) -> None:
         """A task ended before it was taken in. Nothing of its id is forgotten, nor that of one that runs touched."""

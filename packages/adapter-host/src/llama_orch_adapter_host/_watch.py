@@ -1,6 +1,7 @@
 """One sweeper over all flights, for the limits that would else need a timer per token, and one closer of those over."""
 
 import asyncio
+from collections.abc import Callable
 
 from ._flight import Flight
 
@@ -9,11 +10,12 @@ INTERVAL = 0.05
 
 
 class Watch:
-    """Looks at every flight in turn while there is one."""
+    """Looks at every flight in turn while there is one; `let_go` is told when its adapter is done with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, let_go: Callable[[Flight], None] = lambda _: None) -> None:
         self._flights: dict[Flight, None] = {}  # in the order they came, so that a run can be replayed
         self._over: dict[Flight, None] = {}  # whose adapter has not let go yet
+        self._let_go = let_go
         self._timer: asyncio.TimerHandle | None = None
         self._closer: asyncio.Handle | None = None
 
@@ -34,6 +36,7 @@ class Watch:
         """Look at this one no more."""
         self._flights.pop(flight, None)
         self._over.pop(flight, None)
+        self._let_go(flight)
 
     def close(self) -> None:
         """Stop looking."""
