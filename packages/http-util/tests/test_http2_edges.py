@@ -169,6 +169,21 @@ async def test_many_streams_that_were_left() -> None:
     connection.close()
 
 
+async def test_a_connection_that_is_used_for_long() -> None:
+    """Of streams that ended so many are remembered, and no more: a connection does not grow with its requests."""
+    asyncio.get_running_loop().set_debug(False)  # which would make it three times as long
+    connection, _, _ = greeted()
+    for _ in range(8500):
+        exchange = connection.open(HEAD, body=False, idle=60)
+        connection.data_received(b"\0\0\1\1\5" + exchange.number.to_bytes(4, "big") + b"\x89")  # :status 204
+        assert exchange.ended
+    await asyncio.sleep(0)
+
+    assert len(connection._wire._h2._closed_streams) <= 8192
+    assert len(connection._wire._h2.streams) <= 1
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(ErrorCodes.NO_ERROR, "useless"), (ErrorCodes.PROTOCOL_ERROR, "rejected")]
 )

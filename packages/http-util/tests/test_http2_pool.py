@@ -105,7 +105,7 @@ async def test_a_full_house(tmp_path: Path) -> None:
                     assert (await client.request("GET", "/health")).http_version == "1.1"
                 assert client.fallbacks == {"crowded": 3}
                 (words,) = said
-                assert words.startswith("all 2 HTTP/2 connections have all the streams they may")
+                assert words.startswith("its 2 HTTP/2 connections are full: HTTP/1.1 is spoken, too")
             else:
                 with pytest.raises(PoolUnavailable) as caught:
                     await client.request("GET", "/health")

@@ -82,6 +82,12 @@ class Hearer(Protocol):
         """The peer takes more of the requests' bodies, perhaps."""
 
 
+class _H2(H2Connection):
+    """Remembers how the latest streams ended: its own 65,536 are 8 MB of each connection."""
+
+    MAX_CLOSED_STREAMS = 8192
+
+
 class Wire:
     """Reads what the peer sends and gives it to its `streams`; holds what is to be sent until it is taken."""
 
@@ -92,7 +98,7 @@ class Wire:
         self._direct_data = limits.direct_data
         self._frames = FrameSplitter()
         unchecked = H2Configuration(client_side=True, header_encoding=None, validate_inbound_headers=False)
-        self._h2 = H2Connection(unchecked)
+        self._h2 = _H2(unchecked)
         self._h2.decoder = self._heads = LengthKeeper(H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE)
         self._h2.local_settings = Settings(
             client=True,

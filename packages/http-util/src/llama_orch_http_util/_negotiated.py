@@ -157,8 +157,8 @@ class Negotiated:
         if reason == "crowded" and origins().mark(full, now, span):
             most = self._config.http2_connections
             self._narrate(
-                f"all {most} HTTP/2 connections have all the streams they may: more requests go over HTTP/1.1 · "
-                f"{self._where} · raise http.http2_connections"
+                f"its {most} HTTP/2 connections are full: HTTP/1.1 is spoken, too · {self._where} · "
+                "raise http.http2_connections"
             )
 
     def _mark(self, origin: "Http2Origin", reason: Reason) -> None:
