@@ -38,8 +38,11 @@ EVENT = msgspec.json.Decoder(Event)
 
 
 class Own(Twisted):
+    features = ("seed",)
+
     def exchange(self, task: TaskRequest, model: str) -> Exchange[Event]:
-        return Exchange(path_of(task), body_of(task, model), EVENT, Answer())
+        body = body_of(task, model)
+        return Exchange(path_of(task), body | {"options": {"seed": body.pop("seed", None)}}, EVENT, Answer())
 
 
 def event(**document: object) -> bytes:
@@ -55,9 +58,9 @@ class OwnDialect(type(VLLM)):  # type: ignore[misc]  # the dialect's class has n
         return (event(over=True),)
 
 
-@pytest.mark.parametrize("name", ["stream.order", "errors.nonsense"])
+@pytest.mark.parametrize("name", ["stream.order", "errors.nonsense", "seed.sent"])
 def test_a_check_takes_events_from_the_dialect(name: str):
-    """ORCH-3612: a check that spoils an event spoils one of the engine's own."""
+    """ORCH-3612: a check spoils an event of the engine's own, and finds a seed wherever the engine wants it."""
     subject = Subject(spec_of(Own), OwnDialect(), lambda url: {"url": url}, {})
     (one,) = [each for each in every_check() if each.id == name]
 

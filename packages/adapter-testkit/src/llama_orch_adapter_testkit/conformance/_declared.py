@@ -1,7 +1,7 @@
 """What an adapter is held to because it declares it, in its capabilities' features and workloads."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from llama_orch_adapter_api import Embedding, End, Sampling, Score, TaskRequest, Tool
@@ -84,7 +84,7 @@ async def seed(trial: Trial) -> None:
     asked: list[Asked] = []
     await trial.bench.answered(_noted(asked, trial.bench.reply()), trial.bench.task(seed=4711))
 
-    require(4711 in asked[0].body.values(), f"the seed is not in the request: {sorted(asked[0].body)}")
+    require(_holds(asked[0].body, 4711), f"the seed is not in the request: {sorted(asked[0].body)}")
 
 
 @check("deadline.sent", "deadline")
@@ -117,6 +117,13 @@ async def rerank(trial: Trial) -> None:
     told = {each.index: (each.score,) for each in _all(Score, await _outputs(trial, task, scores))}
 
     require(told == dict(enumerate(scores)), f"the scores are {told}, the engine said {scores}")
+
+
+def _holds(document: object, value: object) -> bool:
+    """Whether that value stands somewhere in a JSON document; engines have options in boxes of their own."""
+    if isinstance(document, Mapping):
+        return any(_holds(each, value) for each in document.values())
+    return document == value
 
 
 def _noted(asked: list[Asked], reply: Callable[[Asked], Reply]) -> Callable[[Asked], Reply]:
