@@ -28,7 +28,7 @@ from llama_orch_adapter_api import (
     WorkerReset,
 )
 from llama_orch_adapter_testkit import LoopbackEngine, Reply, run_virtual
-from llama_orch_http_util import Exchange, HttpAdapter, Identity, Underway
+from llama_orch_http_util import Exchange, HttpAdapter, Identity, Underway, mended
 from llama_orch_http_util.openai import CHUNK, Answer, Chunk, body_of, path_of
 
 TASK = TaskRequest(prompt="Hi", seed=7, sampler_profile_version="v3")
@@ -134,6 +134,42 @@ async def test_the_seed_is_the_one_that_was_sent(seed: object, told: int | None)
         events = await events_of(adapter, TaskRequest(prompt="Hi", seed=7, extra={"seed": seed}))
 
     assert {event.seed for event in events if isinstance(event, Started | End)} == {told}
+
+
+class Nested(Plain):
+    """One whose engine has its own place for a seed, and its own words for a refusal."""
+
+    def exchange(self, task: TaskRequest, model: str) -> Exchange[Chunk]:
+        body = {"options": {"seed": task.seed}, "prompt": task.prompt}
+        return Exchange(path_of(task), body, CHUNK, Answer(self.http.where))
+
+    def seed_of(self, body: Mapping[str, Any]) -> object:
+        return body["options"]["seed"]
+
+    def meant(self, task: TaskRequest, error: WorkerError) -> WorkerError:
+        return mended(error, "context_length", "shorten it") if "too many words" in error.message else error
+
+
+async def test_a_seed_may_stand_elsewhere() -> None:
+    """An adapter may say where its engine's bodies hold the seed; both ends carry that one."""
+    async with asked({POST: WHOLE}, Nested) as (adapter, _):
+        events = await events_of(adapter)
+
+    assert {event.seed for event in events if isinstance(event, Started | End)} == {7}
+
+
+@pytest.mark.parametrize(
+    ("words", "detail", "mend"),
+    [("too many words", "context_length", "shorten it"), ("odd words", "bad_request", "correct the request")],
+)
+async def test_an_engine_has_words_of_its_own(words: str, detail: str, mend: str) -> None:
+    """An adapter may say what its engine's words mean, of a completion too; what it does not know stays as it is."""
+    async with asked({POST: Reply.json(400, {"error": words})}, Nested) as (adapter, _):
+        with pytest.raises(AdapterError, match=f"the engine answered 400: {words} .* {mend}") as caught:
+            await events_of(adapter)
+
+    assert caught.value.detail == detail
+    assert caught.value.__cause__ is None
 
 
 async def test_a_task_names_its_model() -> None:

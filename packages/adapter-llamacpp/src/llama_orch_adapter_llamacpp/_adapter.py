@@ -105,11 +105,12 @@ class LlamaCppAdapter(HttpAdapter):
         """Return when no slot works on the task; during its prefill the engine goes on, which may take too long."""
         await self.until_let_go(task_id, self._gone)
 
-    def meant(self, error: WorkerError) -> WorkerError:
+    def meant(self, task: TaskRequest, error: WorkerError) -> WorkerError:
         """An input that is too long for it is no fault of the engine's, although it answers 500."""
-        if error.code == "INTERNAL" and "is too large to process" in error.message:
+        asked = task.workload != "completion"
+        if asked and error.code == "INTERNAL" and "is too large to process" in error.message:
             return mended(error, "context_length", "shorten the input, or give the engine a larger ubatch")
-        return super().meant(error)
+        return error
 
     async def aclose(self) -> None:
         """Let go of the shared session, and of a model's file that is still being read."""

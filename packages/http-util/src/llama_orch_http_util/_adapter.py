@@ -115,6 +115,14 @@ class HttpAdapter(WorkerAdapter):
         """Which model serves the task."""
         return task.model_ref or known.model
 
+    def seed_of(self, body: Mapping[str, object]) -> object:
+        """The seed in a body; for an engine that has another name or place for it."""
+        return body.get("seed")
+
+    def meant(self, task: TaskRequest, error: WorkerError) -> WorkerError:  # noqa: ARG002  # who overrides it may ask
+        """What a task's failure means; for an engine whose words say more than its status, see `mended`."""
+        return error
+
     # --- the boundary
 
     async def engine_version(self) -> str:
@@ -164,7 +172,7 @@ class HttpAdapter(WorkerAdapter):
         known = self._known or await self._meet(once=True)
         model = self.model_of(task, known)
         path, body, decoder, answer = self.exchange(task, model)
-        seed = _seed_of(body)
+        seed = _known_seed(self.seed_of(body))
         mine = self._underway[task.task_id] = Underway(seed)
         try:
             async with self.http.stream(path, body, decoder, headers_of(task)) as events:
@@ -181,7 +189,10 @@ class HttpAdapter(WorkerAdapter):
                     raise events.ended_early()
         except WorkerError as error:
             self._doubt(error)
-            raise
+            meant = self.meant(task, error)
+            if meant is error:
+                raise
+            raise meant from None
         finally:
             self._over(task.task_id, mine, whole=answer.finished)
         yield _signed(answer.end(), task, seed)
@@ -190,14 +201,14 @@ class HttpAdapter(WorkerAdapter):
         known = self._known or await self._meet(once=True)
         model = self.model_of(task, known)
         body = body_of(task, model) | task.extra
-        seed = _seed_of(body)
+        seed = _known_seed(self.seed_of(body))
         mine = self._underway[task.task_id] = Underway(seed)
         end: End | None = None
         try:
             end = end_of(task, await self.http.request("POST", path_of(task), body, headers=headers_of(task)))
         except WorkerError as error:
             self._doubt(error)
-            meant = self.meant(error)
+            meant = _unserved(self.meant(task, error))
             if meant is error:
                 raise
             raise meant from None
@@ -205,12 +216,6 @@ class HttpAdapter(WorkerAdapter):
             self._over(task.task_id, mine, whole=end is not None)
         yield self._started(task, known.version, model, seed)
         yield _signed(end, task, seed)
-
-    def meant(self, error: WorkerError) -> WorkerError:
-        """What a refusal of an embedding or rerank task means: an absent route, that the engine does not serve it."""
-        if error.detail != "not_found" or not any(words in error.message for words in _ABSENT_ROUTES):
-            return error
-        return mended(error, "unsupported", "start the engine for this workload, or use a pool that serves it")
 
     def _started(self, task: TaskRequest, version: str, model: str, seed: int | None) -> Started:
         profile = task.sampler_profile_version
@@ -238,9 +243,15 @@ def mended(error: WorkerError, detail: str, mend: str) -> AdapterError:
     return AdapterError(f"{error.message.rpartition(' · ')[0]} · {mend}", detail=detail)
 
 
-def _seed_of(body: Mapping[str, object]) -> int | None:
+def _unserved(error: WorkerError) -> WorkerError:
+    """A refusal of an embedding or rerank task: an absent route says that the engine does not serve it."""
+    if error.detail != "not_found" or not any(words in error.message for words in _ABSENT_ROUTES):
+        return error
+    return mended(error, "unsupported", "start the engine for this workload, or use a pool that serves it")
+
+
+def _known_seed(seed: object) -> int | None:
     """The seed that was sent; None where it was none that chooses for itself."""
-    seed = body.get("seed")
     return seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 - 1 else None
 
 
