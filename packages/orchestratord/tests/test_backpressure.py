@@ -59,7 +59,9 @@ async def _dial(client: Client, task_id: str, query: str = "") -> socket.socket:
     loop = asyncio.get_running_loop()
     host, port = client.url.removeprefix("http://").split(":")
     await loop.sock_connect(connection, (host, int(port)))
-    await loop.sock_sendall(connection, f"GET /v1/tasks/{task_id}/stream{query} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+    await loop.sock_sendall(
+        connection, f"GET /v1/tasks/{task_id}/stream{query} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()
+    )
     return connection
 
 
