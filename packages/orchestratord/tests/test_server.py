@@ -1,8 +1,10 @@
 """Listening, TLS, and how a stop goes."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,6 +103,36 @@ async def test_it_speaks_tls(files: Files) -> None:
 
     assert url.startswith("https://127.0.0.1:")
     assert tls_context(TlsSettings(cert=files.cert, key=files.key)).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+async def test_a_stop_waits_for_no_client(files: Files) -> None:
+    """Battery 30: one that answers nothing, over TLS too, and one that comes at that very moment hold nothing up."""
+    loop = asyncio.get_running_loop()
+
+    def dial(port: int) -> ssl.SSLSocket:
+        raw = socket.create_connection(("127.0.0.1", port))
+        silent = files.client().wrap_socket(raw, server_hostname="127.0.0.1")
+        silent.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert silent.recv(100).startswith(b"HTTP/1.1 200")
+        return silent
+
+    settings = ServerSettings(listen="127.0.0.1:0", tls=TlsSettings(cert=files.cert, key=files.key))
+    stumbled: list[object] = []
+    loop.set_exception_handler(lambda _, context: stumbled.append(context.get("exception")))
+    async with listening(app_of(), settings) as url:
+        port = int(url.rpartition(":")[2])
+        silent = await asyncio.to_thread(dial, port)
+        late = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", port))
+        began = loop.time()
+    took = loop.time() - began
+    late.close()
+    silent.settimeout(1.0)
+    with silent, contextlib.suppress(ConnectionError, ssl.SSLError):
+        while await asyncio.to_thread(silent.recv, 65536):
+            pass
+
+    assert took < 2.0
+    assert not [error for error in stumbled if isinstance(error, AssertionError)]
 
 
 def test_a_certificate_that_cannot_be_used(files: Files, tmp_path: Path) -> None:

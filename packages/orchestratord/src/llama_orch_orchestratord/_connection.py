@@ -20,12 +20,44 @@ KEEPALIVE = 75.0
 """Seconds that a connection may stay without a request."""
 
 
+class Connections:
+    """Those that are open."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def add(self, connection: "Connection") -> None:
+        """One more."""
+        self._open.add(connection)
+        self._none.clear()
+
+    def discard(self, connection: "Connection") -> None:
+        """One less."""
+        self._open.discard(connection)
+        if not self._open:
+            self._none.set()
+
+    async def gone(self, patience: float) -> None:
+        """Wait until all have closed, and cut those that have not after so many seconds: TLS asks the client first."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._none.wait()
+        except TimeoutError:
+            for connection in self._open:
+                connection.cut()
+            await self._none.wait()
+
+
 class Connection(web.RequestHandler):
     """aiohttp's own, with a limit of time, and without the bytes of the client in logs and answers."""
 
-    __slots__ = ("_patience",)
+    __slots__ = ("_connections", "_line", "_patience")
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, max_line: int) -> None:
+    def __init__(
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, max_line: int, connections: Connections
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -37,17 +69,27 @@ class Connection(web.RequestHandler):
             max_headers=HEADERS,
             auto_decompress=False,
         )
+        self._connections = connections
+        self._line: asyncio.BaseTransport | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._line = transport
+        self._connections.add(self)
         self._patience = asyncio.get_running_loop().call_later(HEAD_PATIENCE, transport.close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Wait no longer."""
         self.heard()
+        self._connections.discard(self)
         super().connection_lost(exc)
+
+    def cut(self) -> None:
+        """Close it without a word to the client."""
+        if isinstance(self._line, asyncio.WriteTransport):
+            self._line.abort()
 
     def heard(self) -> None:
         """A request has come."""

@@ -11,10 +11,16 @@ from aiohttp import web
 from llama_orch_adapter_host import ConfigError
 
 from ._config import ServerSettings, TlsSettings
-from ._connection import Connection
+from ._connection import Connection, Connections
 
 BACKLOG = 1024
 """Connections that the system keeps while we come to accept them."""
+
+HANDSHAKE = 10.0
+"""Seconds in which a client must have agreed on TLS."""
+
+LAST_WORDS = 0.2
+"""Seconds that a client has, when all is over, to answer that TLS ends."""
 
 LAST_WRITES = 2.0
 """Seconds that answers may take which are being written when all tasks are over."""
@@ -75,31 +81,46 @@ async def listening(app: web.Application, settings: ServerSettings) -> AsyncIter
     """Serve an application within the block, which gets its base URL. Raises `ConfigError` where it cannot listen."""
     tls = None if settings.tls is None else await asyncio.to_thread(tls_context, settings.tls)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_WRITES)
+    connections = Connections()
     try:
         await runner.setup()
-        server = await _listen(runner, settings, tls)
+        server = await _listen(runner, settings, tls, connections)
         try:
             yield _url(server, settings)
         finally:
-            server.close()
+            await _hang_up(server)
     finally:
         await runner.cleanup()
+        await connections.gone(LAST_WORDS)
 
 
-async def _listen(runner: web.AppRunner, settings: ServerSettings, tls: ssl.SSLContext | None) -> asyncio.Server:
+async def _listen(
+    runner: web.AppRunner, settings: ServerSettings, tls: ssl.SSLContext | None, connections: Connections
+) -> asyncio.Server:
     loop, address = asyncio.get_running_loop(), settings.address
     manager = runner.server
     assert manager is not None  # noqa: S101  # it is set up
 
     def connection() -> Connection:
-        return Connection(manager, loop, settings.max_header)
+        return Connection(manager, loop, settings.max_header, connections)
 
+    limits: dict[str, Any] = {} if tls is None else {"ssl_handshake_timeout": HANDSHAKE}
     try:
-        return await loop.create_server(connection, address.host, address.port, ssl=tls, backlog=BACKLOG)
+        return await loop.create_server(connection, address.host, address.port, ssl=tls, backlog=BACKLOG, **limits)
     except OSError as error:
         raise ConfigError(
             [f"{address} cannot be listened on: {error.strerror}; give another address with --listen HOST:PORT"]
         ) from None
+
+
+async def _hang_up(server: asyncio.Server) -> None:
+    """Accept no more. A connection of this very turn is taken yet: closing under it makes asyncio stumble."""
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    server.close()
 
 
 def _url(server: asyncio.Server, settings: ServerSettings) -> str:
