@@ -10,7 +10,7 @@ from llama_orch_orchestratord.cli import example, main
 
 Run = Callable[..., Result]
 
-POOLS = "[pools.chat]\nengine = 'nope'\nreplicas = [{ url = 'http://127.0.0.1:1' }]\n"
+POOLS = "[pools.chat]\nengin = 'llamacpp'\n"
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def test_bad_options_are_told_with_their_mend(run: Run, code: int, arguments: li
 def test_the_config_in_the_folder_is_read_by_itself(run: Run, tmp_path: Path) -> None:
     """`./orchestratord.toml` and `./pools.toml` need not be named; what is wrong in either is told with its name."""
     (tmp_path / "pools.toml").write_text(POOLS)
-    unknown = run("--listen", "127.0.0.1:0")
+    pools = run("--listen", "127.0.0.1:0")
     (tmp_path / "orchestratord.toml").write_text("[server]\nlisen = '127.0.0.1:0'\n")
-    wrong = run()
+    server = run()
 
-    assert (unknown.exit_code, wrong.exit_code) == (4, 5)
-    assert "nope" in unknown.stderr
-    assert "orchestratord.toml: [server] has no 'lisen'" in wrong.stderr
+    assert (pools.exit_code, server.exit_code) == (5, 5)
+    assert "pools.toml: pool 'chat': Object contains unknown field `engin`" in pools.stderr
+    assert "orchestratord.toml: [server] has no 'lisen'" in server.stderr
 
 
 def test_a_file_of_pools_is_the_configs_or_the_options(run: Run, tmp_path: Path) -> None:
