@@ -71,16 +71,16 @@ async def test_collect_gives_the_whole():
 @virtual
 async def test_collect_of_an_answer_without_tokens():
     """`collect` of what holds nothing but an end gives empty texts."""
-    async with host_of(Scripted(end(0))) as host:
+    async with host_of(Scripted(STARTED, end(0))) as host:
         result = await (await host.submit("pool", task())).collect()
 
-    assert result == Result("", "", None, end(0), result.record)
+    assert result == Result("", "", STARTED, end(0), result.record)
 
 
 @virtual
 async def test_collect_raises_as_iteration_does():
     """`collect` of a stream that fails raises its WorkerError."""
-    async with host_of(Scripted(Token("a", 0), WorkerReset("gone", detail="reset"))) as host:
+    async with host_of(Scripted(STARTED, Token("a", 0), WorkerReset("gone", detail="reset"))) as host:
         with pytest.raises(WorkerReset, match="gone"):
             await (await host.submit("pool", task())).collect()
 

@@ -17,7 +17,7 @@ from llama_orch_adapter_api import End, Phase, TaskRequest, Token, TokenEvent, W
 from ._binding import Binding
 from ._exits import is_strangers
 from ._late import overdue, silent
-from ._opening import opened, plugin_error
+from ._opening import BEFORE, amiss, opened, plugin_error
 
 CLOSE_LIMIT = 0.75
 """Seconds that an adapter may take to let go of a stream; then its clean-up is cancelled."""
@@ -50,14 +50,15 @@ class Flight:
 
     __slots__ = (
         "__weakref__",
+        "_beside",
         "_cancels",
         "_closed",
         "_closing",
+        "_due",
         "_events",
         "_gone",
         "_kept",
         "_on_end",
-        "_passed",
         "_seen",
         "_sent",
         "_silent_since",
@@ -104,7 +105,8 @@ class Flight:
         self.gone = False  # the adapter has let go of it
         self._gone: asyncio.Future[None] | None = None  # for who waits for that
         self._timer: asyncio.Handle | None = None  # the deadline; after an interruption, the cancellation to come
-        self._passed = 0  # events passed on; the sweeper compares it with what it saw last
+        self._due = BEFORE  # the number of the next token, or that there was nothing yet
+        self._beside = 0  # events passed on that were none; the sweeper compares their sum with what it saw last
         self._seen = -1  # nothing it could be: the caller was not waiting
         self._silent_since = self.loop.time() if began is None else began
         binding.leases.add(self)
@@ -114,7 +116,7 @@ class Flight:
         """Where the task is: before the adapter's first event, before its first token, or after it."""
         if self.committed:
             return "decode"
-        return "first_token" if self._passed else "connect"
+        return "connect" if self._due == BEFORE else "first_token"
 
     @property
     def holds_on(self) -> bool:
@@ -151,12 +153,12 @@ class Flight:
         if self.outcome is not None:  # it was interrupted, and the adapter took no notice
             return await self._fell(None, task)
         self._waiting = None
-        self._passed += 1
-        if type(event) is End:
-            self._told = True
-            self._settle(event)
-            if self.watch is not None:
-                self.watch.over(self)
+        if type(event) is Token and event.i == self._due:
+            self._due += 1
+        elif wrong := amiss(event, self._due):
+            return await self._fell(plugin_error(self.binding, wrong), task)
+        else:
+            self._take(event)
         return event
 
     def interrupt(self, outcome: End | WorkerError) -> bool:
@@ -218,8 +220,8 @@ class Flight:
         elif not self.committed:
             if now - self._silent_since >= limits.first_token:
                 self.interrupt(silent("first_token", limits.first_token, self.binding))
-        elif self._passed != self._seen:
-            self._seen = self._passed if self._waiting is not None else -1
+        elif (passed := self._due + self._beside) != self._seen:
+            self._seen = passed if self._waiting is not None else -1
             self._silent_since = now
         elif now - self._silent_since >= limits.idle:
             self.interrupt(silent("idle", limits.idle, self.binding))
@@ -229,6 +231,20 @@ class Flight:
         event = self._kept.pop()
         self._straight = not self._kept and self.outcome is None
         return event
+
+    def _take(self, event: TokenEvent) -> None:
+        """An event that is none of the many."""
+        if isinstance(event, Token):
+            self._due += 1
+            return
+        self._beside += 1
+        if self._due == BEFORE:
+            self._due = 0
+        if isinstance(event, End):
+            self._told = True
+            self._settle(event)
+            if self.watch is not None:
+                self.watch.over(self)
 
     async def _fell(self, error: BaseException | None, task: asyncio.Task[object]) -> TokenEvent:
         """The adapter raised, or went on after an interruption: find out what that means for the caller."""

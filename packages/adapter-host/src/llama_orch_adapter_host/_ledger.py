@@ -39,7 +39,7 @@ class Ledger:
         return self._ended.get(task_id) if call is None else call.record
 
     def check(self, pool_id: str, task: TaskRequest) -> None:
-        """Refuse a task that runs already, or whose adapter is not done with it, and one that may be what ends replicas."""
+        """Refuse a task that runs already, whose adapter is not done with it, or that may be what ends replicas."""
         if task.task_id in self._live:
             raise AdapterError(
                 f"task {task.task_id} is running already · wait for it, or leave task_id out to have one made",

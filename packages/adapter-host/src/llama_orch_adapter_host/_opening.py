@@ -1,12 +1,17 @@
-"""How an adapter's stream is had, and what is told of an adapter that gives none."""
+"""How an adapter's stream is had, and what is told of an adapter that gives none, or one that breaks the contract."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
-from llama_orch_adapter_api import AdapterError, TaskRequest, TokenEvent, WorkerError
+from llama_orch_adapter_api import AdapterError, End, Metrics, Started, TaskRequest, Token, TokenEvent, WorkerError
 
 from ._binding import Binding
 from ._exits import is_strangers
+
+BEFORE = -1
+"""Stands for the number of the next token until Started is in."""
+
+_EVENTS = (Started, Token, Metrics, End)
 
 
 def opened(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
@@ -24,6 +29,21 @@ def opened(binding: Binding, task: TaskRequest) -> AsyncIterator[TokenEvent]:
     if asyncio.iscoroutine(events):
         events.close()
     raise _at(binding, plugin_error(binding, f"gave a {type(events).__name__} from submit(), not an async iterator"))
+
+
+def amiss(event: object, due: int) -> str:
+    """What is wrong with what an adapter yields, where the token numbered `due` may come; "" for nothing.
+
+    The order is Started, then tokens and metrics, then End, after which it is asked for nothing more.
+    """
+    if not isinstance(event, _EVENTS):
+        name = type(event).__name__
+        return f"yielded {'an' if name[:1] in 'AEIOU' else 'a'} {name}, which is no event of a stream"
+    if isinstance(event, Started) is not (due == BEFORE):
+        return "yielded " + (f"{type(event).__name__} before Started" if due == BEFORE else "a second Started")
+    if isinstance(event, Token) and event.i != due:
+        return f"yielded token {event.i} where {due} was due"
+    return ""
 
 
 def plugin_error(binding: Binding, what: str) -> AdapterError:
