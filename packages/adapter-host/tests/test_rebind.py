@@ -77,6 +77,24 @@ async def test_a_rebind_swaps_one_reference():
 
 
 @virtual
+async def test_each_generation_has_its_own_limit():
+    """ORCH-3600: a new generation takes as many tasks as its limit says, whatever still runs on the old one."""
+    yard = Yard()
+    host = AdapterHost(plugins=yard.plugins)
+    host.bind("chat", "words", {"url": "http://old"}, timeouts=LONG, policy=PoolPolicy(max_in_flight=2))
+    async with host:
+        streams = [await host.submit("chat", task()) for _ in range(2)]
+        await host.rebind("chat", "words", {"url": "http://new"})
+        streams += [await host.submit("chat", task()) for _ in range(2)]
+        with pytest.raises(PoolUnavailable) as caught:
+            await host.submit("chat", task())
+        await asyncio.gather(*map(drained, streams))
+
+    assert caught.value.detail == "at_capacity"
+    assert [len(adapter.tasks) for adapter in yard.built] == [2, 2]
+
+
+@virtual
 async def test_events_and_hooks_of_a_rebind():
     """ORCH-3600: each step is told as it happens: preload, rebind, drain, drained, unbind, and to the hooks."""
     yard = Yard()
