@@ -125,13 +125,20 @@ def shape(found: list[Frame]) -> list[str]:
 
 
 class Client:
-    """Talks to an orchestrator at `url`; `hosts` is its host."""
+    """Talks to an orchestrator at `url`; `host` is its host."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, host: AdapterHost, app: web.Application) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, host: AdapterHost, runner: web.AppRunner) -> None:
         self.session = session
         self.url = url
         self.host = host
-        self.app = app
+        self.app = runner.app
+        self._server = runner.server
+
+    def held(self) -> list[int]:
+        """How many bytes wait in the orchestrator for each of its clients."""
+        assert self._server is not None
+        transports = [each.transport for each in self._server.connections]
+        return [each.get_write_buffer_size() for each in transports if each is not None]
 
     async def post(self, body: object, **headers: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
         """Send a task: the status, the body, the headers."""
@@ -192,7 +199,7 @@ async def serving(*engines: WorkerAdapter, toml: str = "", policy: PoolPolicy | 
     try:
         async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
             await until(lambda: _known(host))
-            yield Client(session, f"http://127.0.0.1:{listener.getsockname()[1]}", host, app)
+            yield Client(session, f"http://127.0.0.1:{listener.getsockname()[1]}", host, runner)
     finally:
         await runner.cleanup()
 
