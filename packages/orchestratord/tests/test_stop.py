@@ -55,24 +55,24 @@ async def test_streams_that_take_too_long_are_ended() -> None:
 
 
 @virtual
-async def test_nothing_new_and_nothing_unread_holds_up_a_stop() -> None:
-    """What waits is told that it comes to nothing, what nobody reads is ended at once, and no task is taken in."""
-    engine = Engine(forever(), slots=1)
+async def test_a_stop_takes_nothing_in_and_keeps_nobody_waiting() -> None:
+    """What waits is told that it comes to nothing, no task is taken in, and what runs may still be read."""
+    engine = Engine(words(3, 1.0), slots=1)
     async with serving(engine, toml=DRAIN) as client:
-        await client.send()
-        waiting = await client.send()
+        running, waiting = await client.send(), await client.send()
         async with client.open(waiting) as reading:
-            began = asyncio.get_running_loop().time()
-            await client.app.shutdown()
-            took = asyncio.get_running_loop().time() - began
-            found = frames(await reading.text())
+            stopping = asyncio.create_task(client.app.shutdown())
+            refused = frames(await reading.text())
         status, body, _ = await client.post({"pool_id": "chat", "prompt": "a"})
+        found = await client.read(running)
+        began = asyncio.get_running_loop().time()
+        await stopping
+        assert asyncio.get_running_loop().time() - began < 0.5
 
-    assert took < 1
-    assert engine.running == 0
-    assert shape(found) == ["error"]
+    assert shape(refused) == ["error"]
     assert (status, body["retriable"]) == (503, True)
     assert "stopping" in body["message"]
+    assert shape(found) == ["started", "token", "token", "token", "end"]
 
 
 @virtual

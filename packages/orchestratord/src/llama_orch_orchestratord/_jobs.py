@@ -145,15 +145,15 @@ class Jobs:
     # --- the end
 
     async def aclose(self, drain: float) -> None:
-        """Take nothing in any more, end what nobody reads, let the rest run on for `drain` seconds, then end all."""
+        """Take nothing in any more, end what waits, let what runs go on for `drain` seconds, then end all. Idempotent.
+
+        Until it is over, readers may still come.
+        """
         self._stopping = True
         self._wakes.close()
         for lane in self._lanes.values():
             while (job := lane.queue.take()) is not None:
                 self._over(job, stopping(lane.pool_id))
-        for job in tuple(self._jobs.values()):
-            if not job.taken:  # nobody can come any more
-                await self.cancel(job)
         await self._host.aclose(drain)
         await self._end_errands()
         self._timers.close()
