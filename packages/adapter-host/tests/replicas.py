@@ -111,9 +111,38 @@ class Replica(Words):
                     yield step
         finally:
             try:
-                await asyncio.sleep(self.tidying)
+                await self.clean_up()
             finally:
                 self.freed += 1
+
+    async def clean_up(self) -> None:
+        await asyncio.sleep(self.tidying)
+
+
+class Lingering(Replica):
+    """Gives an iterator of a class of its own, which takes `tidying` seconds to close and is at once out of a wait."""
+
+    def submit(self, task: TaskRequest) -> AsyncIterator[TokenEvent]:
+        return _Iterator(super().submit(task), self.tidying)
+
+    async def clean_up(self) -> None:
+        """In `aclose` alone."""
+
+
+class _Iterator:
+    def __init__(self, stream: AsyncIterator[TokenEvent], tidying: float) -> None:
+        self.stream = stream
+        self.tidying = tidying
+
+    def __aiter__(self) -> "_Iterator":
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        return await anext(self.stream)
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(self.tidying)
+        await self.stream.aclose()  # type: ignore[attr-defined]  # it is an async generator
 
 
 async def outcome_of(host: AdapterHost, request: TaskRequest | None = None) -> list[TokenEvent] | WorkerError:

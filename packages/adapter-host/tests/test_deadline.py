@@ -11,6 +11,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from llama_orch_adapter_api import (
+    AdapterError,
     DeadlineUnmet,
     DecodeTimeout,
     Phase,
@@ -27,6 +28,7 @@ from llama_orch_adapter_host._watch import INTERVAL
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
+    drained,
     end,
     host_of,
     moment,
@@ -41,6 +43,7 @@ from .replicas import (  # type: ignore[import-not-found]  # as above
     LOADING,
     NEVER_OPEN,
     READY,
+    Lingering,
     Replica,
     Step,
     broke,
@@ -86,6 +89,29 @@ async def test_a_deadline_goes_on_through_the_attempts():
         assert (error.detail, error.phase, error.attempts) == ("first_token", "first_token", 2)
         assert now() == moment(2)
         assert [each.outcome for each in record_of(host, request).attempts] == ["backpressure", "cancelled"]
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["awaited", "entered"])
+@pytest.mark.parametrize("script", [(99,), (STARTED, 99), (STARTED, Token("a", 0), 99)])
+@virtual
+async def test_nobody_waits_for_a_close_past_a_deadline(script: tuple[Step, ...], blocked: bool):
+    """Battery 24: a missed deadline is told in its moment, also where the adapter's iterator takes long to close."""
+    replica = Lingering(script, tidying=0.5)
+    async with host_of(replica) as host:
+        request = task(deadline_ms=1000)
+        with pytest.raises(DeadlineUnmet):
+            if blocked:
+                async with host.submit("pool", request) as stream:
+                    await drained(stream)
+            else:
+                await drained(await host.submit("pool", request))
+
+        assert now() == moment(1)
+        with pytest.raises(AdapterError, match="has not let go of it yet"):
+            await host.submit("pool", request)
+        assert len(left_behind(host)) == 1
+        await asyncio.sleep(0.6)
+        assert left_behind(host) == []
 
 
 class Dated(Replica):
@@ -164,9 +190,10 @@ STEPS: tuple[Step, ...] = (0.0, 0.02, 0.1, 0.4)
 AT_ONCE = 100
 
 
-def drawn(rng: random.Random) -> tuple[Step, ...]:
+def drawn(rng: random.Random, *, failing: bool = True) -> tuple[Step, ...]:
     """What a replica does with a task: it takes its time in each phase, and may fail before the first token."""
-    failure = rng.choice((None, refused(), overloaded(rng.uniform(0, 0.4)), broke(), reset()))
+    failures = (refused(), overloaded(rng.uniform(0, 0.4)), broke(), reset()) if failing else ()
+    failure = rng.choice((None, *failures))
     head = (rng.choice(STEPS), STARTED, rng.choice(STEPS))
     body = (Token("a", 0), rng.choice(STEPS), Token("b", 1), rng.choice(STEPS), end(2))
     return (*head, *body) if failure is None else (*head, failure)
@@ -177,8 +204,12 @@ async def dated(host: AdapterHost, rng: random.Random, seen: collections.Counter
     await asyncio.sleep(rng.uniform(0, 2))
     deadline = rng.choice((20, rng.randrange(50, 1000), rng.randrange(50, 300)))
     began = now()
-    outcome = await outcome_of(host, task(deadline_ms=deadline))
-    took, left = now() - began, deadline / 1000 - (now() - began)
+    request = task(deadline_ms=deadline)
+    outcome = await outcome_of(host, request)
+    took = now() - began
+    ended = record_of(host, request).duration  # what is read after the end is none of the deadline's
+    assert ended is not None
+    left = deadline / 1000 - (ended if isinstance(outcome, list) else took)
     told = f"deadline {deadline}, took {took}, {outcome!r}"
     if isinstance(outcome, DeadlineUnmet):
         seen[f"missed in {outcome.detail}"] += 1
@@ -199,9 +230,12 @@ def test_a_deadline_is_exact_in_every_phase():
         random.seed(seed)
         seen: collections.Counter[str] = collections.Counter()
         for _ in range(10_000 // AT_ONCE):
-            replicas = [Replica(*(drawn(rng) for _ in range(AT_ONCE))) for _ in range(4)]
+            replicas: list[Replica] = [Replica(*(drawn(rng) for _ in range(AT_ONCE))) for _ in range(3)]
+            slow = (drawn(rng, failing=False) for _ in range(AT_ONCE))
+            replicas.append(Lingering(*slow, tidying=rng.uniform(0, 0.7)))
             async with host_of(*replicas, policy=policy) as host:
                 await asyncio.gather(*(dated(host, rng, seen) for _ in range(AT_ONCE)))
+                await asyncio.sleep(0.8)  # until the slow ones have let go
                 assert left_behind(host) == []
         return seen
 

@@ -12,12 +12,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from llama_orch_adapter_api import End, Phase, TaskRequest, Token, TokenEvent, WorkerError
+from llama_orch_adapter_api import DeadlineUnmet, End, Phase, TaskRequest, Token, TokenEvent, WorkerError
 
 from ._binding import Binding
 from ._exits import is_strangers
 from ._late import overdue, silent
-from ._opening import BEFORE, amiss, opened, plugin_error
+from ._opening import BEFORE, amiss, failure_of, opened, plugin_error
 
 CLOSE_LIMIT = 0.75
 """Seconds that an adapter may take to let go of a stream; then its clean-up is cancelled."""
@@ -121,7 +121,7 @@ class Flight:
     @property
     def holds_on(self) -> bool:
         """Whether its adapter may still be at work: it was interrupted, and has not let go of it."""
-        return not self.gone and not self._told
+        return not self.gone and (not self._told or self._closing is not None)
 
     async def commit(self) -> None:
         """Wait for the first token, or for the end; what came before is kept, and pulled first.
@@ -176,9 +176,12 @@ class Flight:
         return True
 
     async def stop(self) -> None:
-        """End the task if it runs, and wait until the adapter has let go of it, or too long to be waited for."""
+        """End the task if it runs, and wait until the adapter has let go of it, or too long to be waited for.
+
+        Past its deadline nobody waits.
+        """
         self.abandon()
-        if not self.gone:
+        if not self.gone and not isinstance(self.outcome, DeadlineUnmet):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_LIMIT):
                     await self._is_gone()
@@ -253,7 +256,7 @@ class Flight:
             self.abandon()
             raise from_outside
         if self.outcome is None and error is not None:
-            self._settle(self._failure(error))
+            self._settle(failure_of(error, self.binding))
         return await self._tell()
 
     def _insist(self, waiting: asyncio.Task[object]) -> None:
@@ -281,7 +284,10 @@ class Flight:
     async def _tell(self) -> TokenEvent:
         if self._waiting is not None and not self._closed:
             raise RuntimeError(_TWO_READERS)
-        await self._close()
+        if isinstance(self.outcome, DeadlineUnmet):  # which nobody waits past, and after which nothing is sent again
+            self.begin_closing()
+        else:
+            await self._close()
         if self._told or self.outcome is None:
             raise StopAsyncIteration
         self._told = True
@@ -332,15 +338,6 @@ class Flight:
             raise from_outside
         if error is not None:
             self.binding.broke("closing a stream", type(error).__name__)
-
-    def _failure(self, error: BaseException) -> WorkerError:
-        if isinstance(error, WorkerError):
-            return error
-        if isinstance(error, StopAsyncIteration):
-            return plugin_error(self.binding, "ended its stream without an End")
-        failure = plugin_error(self.binding, f"raised {type(error).__name__}, which is no WorkerError")
-        failure.__cause__ = error
-        return failure
 
     def _overdue(self) -> None:
         self.interrupt(overdue(self.task, self.phase, self.binding))

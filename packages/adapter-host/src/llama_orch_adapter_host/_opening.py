@@ -46,6 +46,17 @@ def amiss(event: object, due: int) -> str:
     return ""
 
 
+def failure_of(error: BaseException, binding: Binding) -> WorkerError:
+    """What a task failed of whose adapter raised that."""
+    if isinstance(error, WorkerError):
+        return error
+    if isinstance(error, StopAsyncIteration):
+        return plugin_error(binding, "ended its stream without an End")
+    failure = plugin_error(binding, f"raised {type(error).__name__}, which is no WorkerError")
+    failure.__cause__ = error
+    return failure
+
+
 def plugin_error(binding: Binding, what: str) -> AdapterError:
     """An adapter broke its contract."""
     return AdapterError(
