@@ -74,6 +74,27 @@ def test_the_defaults_of_the_configuration_are_the_defaults():
     assert [name for name in named if not re.search(rf"^(# |\[pools\.chat\.)?{name}\b", text, re.MULTILINE)] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """What its headings are linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere():
+    """Each page, and each heading of one, that a page links is there."""
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("packages/*/*.md")]
+    dead = []
+    for page in pages:
+        for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
+            place, _, heading = link.partition("#")
+            target = page.parent / place if place else page
+            if not target.exists() or (heading and heading not in anchors(target)):
+                dead.append(f"{page.relative_to(ROOT)}: {link}")
+
+    assert len(pages) > 20
+    assert dead == []
+
+
 def test_every_fact_of_an_engine_is_held_by_a_test():
     """docs/engine-facts.md names tests that there are, and leaves no fact without one."""
     page = (DOCS / "engine-facts.md").read_text()

@@ -205,6 +205,14 @@ def test_canaries(kind: type[HostEvent]):
     assert redacted > 0
 
 
+def test_there_are_enough_canaries():
+    """Battery 32: over all kinds of events they are at least 500."""
+    canaries = sum(len(texts_of(kind)) for kind in KINDS) * len(FORMS)
+    print(f"{canaries} canaries in the texts of {len(KINDS)} kinds of events")
+
+    assert canaries >= 500
+
+
 CONTROLS = [*map(chr, range(32)), "\x7f", *"\x85\xa0\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff"]
 ALPHABET = [*CONTROLS, "\r\n", "\x1b[2J", "\ud800", "a", "%", "\\", '"', "ERROR forged line", "é", "日"]
 
