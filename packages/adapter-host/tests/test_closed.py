@@ -4,10 +4,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from llama_orch_adapter_api import PoolUnavailable
+from llama_orch_adapter_api import BindingInfo, PoolUnavailable
+from llama_orch_adapter_host import PoolPolicy
 from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._breaker import BreakerPolicy, Permit
 from llama_orch_adapter_host._bus import Bus
+from llama_orch_adapter_host._gate import Gate, Refusal
 from llama_orch_adapter_host._pool import Pool
 from llama_orch_adapter_host._registry import Registry
 from llama_orch_adapter_host._router import Router
@@ -98,6 +100,38 @@ def test_what_is_kept_says_what_the_replicas_say():
 
     assert {"sent", "all_open", "unreachable", "loading", "at_capacity", "draining"} <= set(seen)
     assert kept > 1000
+
+
+def test_a_closed_pool_is_looked_at_once():
+    """Battery 13: neither a pool that is known to be closed nor one that stands in for it is looked at again."""
+    looked = 0
+
+    class Counted(Gate):
+        def refuses(self, now: float, in_flight: int) -> Refusal | None:
+            nonlocal looked
+            looked += 1
+            return super().refuses(now, in_flight)
+
+    registry = Registry()
+    policy = PoolPolicy(fallback=("spare",))
+    for pool_id in ("main", "spare"):
+        for number in range(100):
+            made = bound(str(number))
+            gate = Counted(made.gate.breaker, made.gate.health)
+            binding = Binding(BindingInfo(pool_id, str(number), "words", 1), made.adapter, made.timeouts, gate)
+            trip(binding)
+            registry.add(binding, policy if pool_id == "main" else None)
+    router, pool = Router(registry, dict, Bus()), registry.pool("main")
+    counts = []
+    for request in (task(), task(), task(session_id="s"), task()):
+        before = looked
+        with pytest.raises(PoolUnavailable) as caught:
+            router.route(pool, request, Look(0.0))
+        counts.append(looked - before)
+
+    assert counts[0] >= 400
+    assert counts[1:] == [0, 0, 0]
+    assert (caught.value.detail, caught.value.pool) == ("all_open", "main")
 
 
 def test_when_to_ask_again_counts_down():

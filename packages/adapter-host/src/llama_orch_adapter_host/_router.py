@@ -42,6 +42,7 @@ class Router:
             picked = self._pick(each, task, look)
             if picked is not None:
                 return Pick(picked.binding, f"fallback, {picked.why}")
+            _look_over(each, each.order, look.now)  # the next task need not
         raise refused(pool, pool.order, look.now)
 
     def others(self, pool: Pool, task: TaskRequest, look: Look) -> bool:
@@ -100,10 +101,7 @@ class Router:
 
 
 def refused(pool: Pool, bindings: Collection[Binding], now: float) -> PoolUnavailable:
-    """Why none of these takes a task, and when one may: told is what is nearest to taking it.
-
-    Of a whole pool that is kept where it will hold for a while, so that the next one is told at once.
-    """
+    """Why none of these takes a task, and when one may: told is what is nearest to taking it."""
     if not pool.order:
         return PoolUnavailable(
             f"pool {pool.id!r} has no replica bound any more · bind one, or use another pool",
@@ -111,12 +109,18 @@ def refused(pool: Pool, bindings: Collection[Binding], now: float) -> PoolUnavai
             phase="queue",
             pool=pool.id,
         )
+    return _look_over(pool, bindings, now).error(pool.id, now)
+
+
+def _look_over(pool: Pool, bindings: Collection[Binding], now: float) -> Closed:
+    """What these refuse by. Of a whole pool it is kept where it holds for a while, so that the next task is told it."""
     whole = bindings is pool.order
-    closed = pool.known_closed(now) if whole else None
-    if closed is None:
-        gates = [(each.gate, each.gate.refuses(now, len(each.leases))) for each in bindings]
-        refusals = [(gate, refusal) for gate, refusal in gates if refusal is not None]
-        closed = Closed.of(refusals, now, pool.pulse.beats)
-        if whole and len(refusals) == len(bindings):
-            pool.closed = closed
-    return closed.error(pool.id, now)
+    known = pool.known_closed(now) if whole else None
+    if known is not None:
+        return known
+    gates = [(each.gate, each.gate.refuses(now, len(each.leases))) for each in bindings]
+    refusals = [(gate, refusal) for gate, refusal in gates if refusal is not None]
+    closed = Closed.of(refusals, now, pool.pulse.beats)
+    if whole and len(refusals) == len(bindings):
+        pool.closed = closed
+    return closed
