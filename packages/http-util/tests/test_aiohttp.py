@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -15,7 +14,6 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
 from aiohttp.streams import EmptyStreamReader
 from llama_orch_adapter_testkit import LoopbackEngine, Reply, Request
-from llama_orch_http_util._http1 import take_all
 
 from .clients import answering, written  # type: ignore[import-not-found]  # test folders are no packages
 
@@ -57,47 +55,6 @@ async def test_a_readers_buffer_stays_the_same_object() -> None:
     assert reader._buffer is buffer
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 100])
-@pytest.mark.parametrize("size", [1, 240, 4096, 200_000])
-async def test_what_waits_may_be_taken_as_one(pieces: int, size: int) -> None:
-    """A reader from which all is taken at once is left as if it had handed out part by part, and reads on."""
-    bodies = [bytes([number]) * size for number in range(pieces)]
-
-    async def left(take: Callable[[StreamReader], bytes]) -> tuple[object, ...]:
-        handler = ResponseHandler(asyncio.get_running_loop())
-        handler.set_response_params(read_bufsize=2**16)
-        handler.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        _, reader = await handler.read()
-        for body in bodies:
-            handler.data_received(b"%x\r\n%b\r\n" % (size, body))
-        paused = handler._reading_paused
-        taken = take(reader)
-        while reader._buffer:  # what the parser held back while the handler was paused
-            taken += take(reader)
-        resumed = not handler._reading_paused
-        handler.data_received(b"3\r\nend\r\n0\r\n\r\n")
-        return taken, paused, resumed, take(reader), reader._size, reader._cursor, reader.total_bytes, reader.at_eof()
-
-    ours, aiohttps = await left(take_all), await left(lambda reader: reader._read_nowait(-1))
-
-    whole = b"".join(bodies)
-    assert ours == aiohttps
-    assert ours == (whole, len(whole) > 2**17, True, b"end", 0, len(whole) + 3, len(whole) + 3, True)
-
-
-async def test_chunk_ends_are_not_kept() -> None:
-    """Where HTTP chunks end is noted for `readchunk` alone, and let go of with what is taken."""
-    handler = ResponseHandler(asyncio.get_running_loop())
-    handler.set_response_params(read_bufsize=2**16)
-    handler.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    _, reader = await handler.read()
-    handler.data_received(b"1\r\na\r\n1\r\nb\r\n")
-    assert list(reader._http_chunk_splits or ()) == [1, 2]
-
-    take_all(reader)
-    assert not reader._http_chunk_splits
-
-
 async def test_a_waiter_is_told_of_a_failure() -> None:
     """`set_exception` reaches who waits, and what came before it can still be taken."""
     reader = await a_reader()
@@ -112,8 +69,9 @@ async def test_a_waiter_is_told_of_a_failure() -> None:
 
 def test_the_names_that_are_used() -> None:
     """Each is where we take it from."""
-    taken_by = {"_buffer", "_waiter", "_protocol", "_size", "_cursor", "_http_chunk_splits", "total_bytes"}
-    assert taken_by <= set(StreamReader.__slots__)
+    used = {"_buffer", "_waiter", "_protocol", "_size", "_high_water", "_high_water_chunks", "_http_chunk_splits"}
+    assert used <= set(StreamReader.__slots__)
+    assert {"begin_http_chunk_receiving", "end_http_chunk_receiving", "feed_data"} <= set(vars(StreamReader))
     assert "_reading_paused" in BaseProtocol.__slots__
     assert all(hasattr(StreamReader, name) for name in ("_read_nowait", "on_eof", "is_eof", "at_eof", "set_exception"))
     assert all(hasattr(ResponseHandler, name) for name in ("closed", "force_close", "exception"))

@@ -6,6 +6,7 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -13,6 +14,7 @@ import aiohttp
 from aiohttp.streams import EmptyStreamReader
 from llama_orch_adapter_api import Phase, WorkerError
 
+from ._body import Body
 from ._config import MIB, HttpConfig
 from ._errors import TRANSPORT_FAILURES, ClosedHere, StaleConnection, error_of_exception, no_certificates
 from ._retry import IDEMPOTENT
@@ -153,9 +155,11 @@ class Http1Answer:
         self.http_version = f"{version.major}.{version.minor}"
         self._response = response
         self._session = session
-        self._content = response.content
-        no_body = isinstance(response.content, EmptyStreamReader)
-        self._arrived: deque[bytes] = deque() if no_body else response.content._buffer  # noqa: SLF001
+        content = self._content = response.content
+        no_body = isinstance(content, EmptyStreamReader)
+        self._arrived: deque[bytes] = deque() if no_body else content._buffer  # noqa: SLF001
+        body = None if no_body else Body.of(content)
+        self._take = partial(content._read_nowait, -1) if body is None else body.take_all  # noqa: SLF001
         self._where = where
         self._phase: Phase = phase
         self._failure: WorkerError | None = None
@@ -192,7 +196,7 @@ class Http1Answer:
                 self._failure = error_of_exception(broken, self._where, self._phase)
             finally:
                 content._waiter = self._waiter = None  # noqa: SLF001
-        return take_all(content)
+        return self._take()
 
     def close(self) -> None:
         """See `Answer`."""
@@ -221,26 +225,6 @@ class Http1Answer:
             self._timer = self._loop.call_later(self._idle / _LOOKS, _look_at, ref(self))
         else:
             self._content.set_exception(aiohttp.SocketTimeoutError())
-
-
-def take_all(content: aiohttp.StreamReader) -> bytes:
-    """All that has come, as one, even before a failure, which public reads raise.
-
-    aiohttp takes part by part, and after each one lets the parser run and the socket go on, paused or not: that is left
-    to it where reading is paused, else only its counts are kept.
-    """
-    arrived = content._buffer  # noqa: SLF001
-    if len(arrived) > 1:
-        whole = b"".join(arrived)
-        arrived.clear()
-        arrived.append(whole)
-    if content._protocol._reading_paused:  # noqa: SLF001
-        return content._read_nowait(-1)  # noqa: SLF001
-    content._size = 0  # noqa: SLF001
-    content._cursor = content.total_bytes  # noqa: SLF001
-    if splits := content._http_chunk_splits:  # noqa: SLF001
-        splits.clear()
-    return arrived.popleft()
 
 
 def _look_at(answer: ReferenceType[Http1Answer]) -> None:
