@@ -90,7 +90,7 @@ def run(package: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *words],
         cwd=package,
-        env=os.environ | {"PYTHONPATH": str(package), "PYTHONASYNCIODEBUG": "0"},
+        env=os.environ | {"PYTHONPATH": str(package)},
         capture_output=True,
         text=True,
         timeout=150,
