@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from llama_orch_adapter_api import API_VERSION, AdapterSpec, Secret
+from llama_orch_adapter_api import API_VERSION, AdapterContext, AdapterSpec, Secret
 from llama_orch_adapter_testkit.conformance import certify
 from llama_orch_adapter_testkit.conformance._check import every_check
 from llama_orch_adapter_testkit.conformance._suite import Subject
@@ -50,6 +50,21 @@ def test_a_bad_adapter_fails_what_it_breaks(name: str):
 def test_a_good_adapter_fails_nothing():
     """What the bad ones are made of is good."""
     assert failures(spec_of(Twisted), DEAR) == set()
+
+
+def test_a_busy_machine_fails_no_good_adapter():
+    """An adapter that is slow to connect is stopped by the limit of a check alone, and that one says so."""
+    contexts: list[AdapterContext] = []
+
+    def factory(context: AdapterContext) -> Twisted:
+        contexts.append(context)
+        return Twisted(context)
+
+    subject = Subject(spec_of(factory), DIALECT, config, {})
+    result = subject.run(CHECKS["stream.order"])
+
+    assert result.status == "passed"
+    assert all(context.timeouts.connect > subject.limit for context in contexts)
 
 
 def test_every_check_can_be_passed():
