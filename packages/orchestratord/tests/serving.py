@@ -185,13 +185,15 @@ def plugins_of(*engines: WorkerAdapter) -> Plugins:
 
 
 @asynccontextmanager
-async def serving(*engines: WorkerAdapter, toml: str = "", policy: PoolPolicy | None = None) -> AsyncIterator[Client]:
-    """These engines as the replicas of the pool `chat`."""
+async def serving(
+    *engines: WorkerAdapter, toml: str = "", policy: PoolPolicy | None = None, told: bool = True
+) -> AsyncIterator[Client]:
+    """These engines as the replicas of the pool `chat`; `told`: handlers are cancelled when their client leaves."""
     host = AdapterHost(plugins=plugins_of(*engines))
     for i in range(len(engines)):
         host.bind("chat", "words", {}, replica_id=str(i), policy=policy)
     app = create_app(host, settings(toml))
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, handler_cancellation=told, shutdown_timeout=1.0)
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))
     await web.SockSite(runner, listener).start()

@@ -193,6 +193,7 @@ def _check_whole(found: list[Frame]) -> None:
     assert ids == sorted(set(ids))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(SEEDS))
 @virtual
 async def test_every_task_ends_once_and_every_slot_comes_back(seed: int) -> None:
@@ -215,3 +216,23 @@ async def test_a_late_task_is_late_once() -> None:
 
     assert shape(found) == ["error"]
     assert found[0].data["code"] == DeadlineUnmet.code
+
+
+@virtual
+async def test_a_task_that_is_cancelled_before_it_was_sent_is_not_sent() -> None:
+    """That its turn has come already does not matter, as long as the host was not asked."""
+    engine = Engine(lambda _: [End(1, 0, "stop")])
+    async with AdapterHost(plugins=plugins_of(engine)) as host:
+        host.bind("chat", "words", {})
+        jobs = Jobs(host, settings(""))
+        task = TaskRequest(prompt="a")
+        jobs.admit("chat", task)
+        job = jobs.find(task.task_id)
+        assert job.state == "running"
+        await jobs.cancel(job)
+        await asyncio.sleep(1)
+        found = frames(job.outbox.take(10_000).decode())
+        await jobs.aclose(drain=0)
+
+    assert [each.data["finish_reason"] for each in found] == ["cancelled"]
+    assert engine.begun == []

@@ -98,6 +98,20 @@ async def test_a_client_that_leaves_cancels_its_task() -> None:
 
 
 @virtual
+async def test_a_client_that_leaves_in_silence_is_missed() -> None:
+    """Where the server does not cancel handlers, a client that left is noticed at the next look, a heartbeat later."""
+    engine = Engine(lambda _: [Token("a", 0), 29.0, Token("b", 1), End(1, 2, "stop")])
+    async with serving(engine, told=False, toml="[stream]\nheartbeat = 5.0") as client:
+        task_id = await client.send()
+        async with client.open(task_id) as reading:
+            await reading.content.readuntil(b"event: token")
+            reading.close()
+        await asyncio.sleep(6)
+
+        assert engine.running == 0
+
+
+@virtual
 async def test_a_client_that_leaves_the_queue_cancels_its_task() -> None:
     """A task whose reader left while it waited is never sent to an engine."""
     engine = Engine(words(5, 1.0), slots=1)

@@ -45,10 +45,10 @@ async def _submit(request: web.Request) -> web.Response:
         raise invalid("the body is no application/json; send it with that Content-Type", status=415)
     body = await request.read()
     try:
-        submission = read_submission(body)
+        pool_id, task = read_submission(body, request[CORRELATION])
     except AdapterError as error:
         raise Refusal(400, error) from None
-    accepted = request.app[JOBS].admit(submission.pool_id, submission.task(request[CORRELATION]))
+    accepted = request.app[JOBS].admit(pool_id, task)
     return answer(202, accepted, {"Location": f"/v1/tasks/{accepted.task_id}"})
 
 
