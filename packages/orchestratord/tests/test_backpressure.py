@@ -175,3 +175,19 @@ async def test_batches_come_whole_and_in_order() -> None:
     for each in found:
         assert shape(each) == ["started", *["token"] * 40, "end"]
         assert [one.id for one in each] == list(range(42))
+
+
+@virtual
+async def test_a_client_that_takes_nothing_holds_up_no_stop() -> None:
+    """What such a client was still to get is given up a moment after its task was ended."""
+    engine = Engine(words(100_000))
+    async with serving(engine, toml="[server]\nshutdown = 3.0") as client:
+        connection = await _dial(client, await client.send())
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        await client.app.shutdown()
+        took = asyncio.get_running_loop().time() - began
+        connection.close()
+
+    assert 3.0 <= took < 3.5
+    assert engine.running == 0
