@@ -181,7 +181,7 @@ async def test_batches_come_whole_and_in_order() -> None:
 async def test_a_client_that_takes_nothing_holds_up_no_stop() -> None:
     """What such a client was still to get is given up a moment after its task was ended."""
     engine = Engine(words(100_000))
-    async with serving(engine, toml="[server]\nshutdown = 3.0") as client:
+    async with serving(engine, toml="[server]\nshutdown = 3.0\n[stream]\nunread_events = 1") as client:
         connection = await _dial(client, await client.send())
         await asyncio.sleep(1)
         began = asyncio.get_running_loop().time()
