@@ -1,6 +1,7 @@
 """HTTP/2 behind a real nginx: each case of the fallback, with its figure. Skipped, loudly, where there is no nginx."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -320,6 +321,7 @@ async def ask_until(client: HttpClient, version: str, versions: list[str]) -> No
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(7200 if os.environ.get("NIGHTLY") else 120)
 async def test_soak(nginx: Nginx) -> None:
     """Case 9: behind nginx too nothing hangs and nothing is left after random cancels and cuts."""
     chance = dice()
