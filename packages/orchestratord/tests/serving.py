@@ -33,6 +33,8 @@ from llama_orch_orchestratord._config import ServerConfig, parse_config
 
 T = TypeVar("T")
 
+STARTED = Started("words", "1", "m", "chat/0")
+
 Script = Callable[[TaskRequest], list[TokenEvent | float | WorkerError]]
 """What an engine does with a task, in order: an event is yielded, a number is a pause in seconds, an error raised."""
 
@@ -87,7 +89,7 @@ def words(count: int = 3, pause: float | None = None, text: str = "word ") -> Sc
     """So many tokens, with a pause in seconds before each (None: it never waits)."""
 
     def script(_: TaskRequest) -> list[TokenEvent | float | WorkerError]:
-        steps: list[TokenEvent | float | WorkerError] = [Started("words", "1", "m", "chat/0")]
+        steps: list[TokenEvent | float | WorkerError] = [STARTED]
         for i in range(count):
             steps += ([] if pause is None else [pause]) + [Token(text, i)]
         return [*steps, End(3, count, "stop")]

@@ -16,6 +16,7 @@ from llama_orch_adapter_api import (
 from llama_orch_adapter_host import BreakerPolicy, PoolPolicy
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    STARTED,
     Engine,
     forever,
     serving,
@@ -162,13 +163,13 @@ async def test_an_engine_that_pushes_back_is_left_alone_for_as_long_as_it_asks()
         moments.append(asyncio.get_running_loop().time())
         if len(moments) == 1:
             return [PoolUnavailable("queue full", detail="overloaded", retry_after=7.0)]
-        return [Token("a", 0), End(1, 1, "stop")]
+        return [STARTED, Token("a", 0), End(1, 1, "stop")]
 
     engine = Engine(script, slots=4)
     async with serving(engine) as client:
         sent = [await client.send(max_attempts=1) for _ in range(3)]
         for task_id in sent:
-            assert shape(await client.read(task_id)) == ["token", "end"]
+            assert shape(await client.read(task_id)) == ["started", "token", "end"]
 
     assert moments[1] - moments[0] >= 7.0
     assert [task.task_id for task in engine.begun] == [sent[0], *sent]

@@ -7,6 +7,7 @@ from llama_orch_adapter_api import End, Metrics, TaskRequest, Token, TokenEvent
 from llama_orch_orchestratord._reader import BOUND
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    STARTED,
     Client,
     Engine,
     forever,
@@ -124,7 +125,7 @@ async def test_metrics_give_way_and_tokens_do_not() -> None:
     """Of an unread task metrics are dropped when there is no room; the ids tell, and every token is there."""
 
     def script(_: TaskRequest) -> list[TokenEvent | float]:
-        steps: list[TokenEvent | float] = []
+        steps: list[TokenEvent | float] = [STARTED]
         for i in range(50):
             steps += [Token("a", i), Metrics(tokens_out=i)]
         return [*steps, End(1, 50, "stop")]
@@ -136,17 +137,17 @@ async def test_metrics_give_way_and_tokens_do_not() -> None:
 
     assert [each.data["i"] for each in found if each.event == "token"] == list(range(50))
     assert 0 < shape(found).count("metrics") < 50
-    assert found[-1].id == 100
+    assert found[-1].id == 101
     assert len({each.id for each in found}) == len(found)
 
 
 async def test_an_answer_of_one_huge_event_is_taken() -> None:
     """What is larger than the bound by itself is kept nevertheless: it cannot come in parts."""
     vast = End(1, 0, "stop", timings={f"t{i}": 1.0 for i in range(100_000)})
-    async with serving(Engine(lambda _: [vast])) as client:
+    async with serving(Engine(lambda _: [STARTED, vast])) as client:
         found = await client.read(await client.send())
 
-    assert len(found[0].data["timings"]) == 100_000
+    assert len(found[-1].data["timings"]) == 100_000
 
 
 @virtual

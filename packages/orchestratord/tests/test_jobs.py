@@ -11,7 +11,6 @@ from llama_orch_adapter_api import (
     End,
     InternalError,
     PoolUnavailable,
-    Started,
     TaskRequest,
     Token,
     TokenEvent,
@@ -23,6 +22,7 @@ from llama_orch_orchestratord._jobs import Jobs
 from llama_orch_orchestratord._refusal import Refusal
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    STARTED,
     Engine,
     Frame,
     frames,
@@ -55,7 +55,7 @@ class Chance:
 
     def script(self, _: TaskRequest) -> list[TokenEvent | float | WorkerError]:
         dice = self.dice
-        steps: list[TokenEvent | float | WorkerError] = [Started("words", "1", "m", "chat/0")]
+        steps: list[TokenEvent | float | WorkerError] = [STARTED]
         count = dice.choice([0, 1, 3, 20])
         for i in range(count):
             steps += [dice.choice([0, 0, 0.1, 2.0]), Token("a", i)]
@@ -221,7 +221,7 @@ async def test_a_late_task_is_late_once() -> None:
 @virtual
 async def test_a_task_that_is_cancelled_before_it_was_sent_is_not_sent() -> None:
     """That its turn has come already does not matter, as long as the host was not asked."""
-    engine = Engine(lambda _: [End(1, 0, "stop")])
+    engine = Engine(lambda _: [STARTED, End(1, 0, "stop")])
     async with AdapterHost(plugins=plugins_of(engine)) as host:
         host.bind("chat", "words", {})
         jobs = Jobs(host, settings(""))

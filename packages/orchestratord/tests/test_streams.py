@@ -6,6 +6,7 @@ import itertools
 from llama_orch_adapter_api import End, InternalError, Metrics, Token
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    STARTED,
     Engine,
     forever,
     frames,
@@ -100,7 +101,7 @@ async def test_a_client_that_leaves_cancels_its_task() -> None:
 @virtual
 async def test_a_client_that_leaves_in_silence_is_missed() -> None:
     """Where the server does not cancel handlers, a client that left is noticed at the next look, a heartbeat later."""
-    engine = Engine(lambda _: [Token("a", 0), 29.0, Token("b", 1), End(1, 2, "stop")])
+    engine = Engine(lambda _: [STARTED, Token("a", 0), 29.0, Token("b", 1), End(1, 2, "stop")])
     async with serving(engine, told=False, toml="[stream]\nheartbeat = 5.0") as client:
         task_id = await client.send()
         async with client.open(task_id) as reading:
@@ -156,18 +157,18 @@ async def test_a_head_comes_before_the_first_event() -> None:
 @virtual
 async def test_silence_is_filled_with_comments() -> None:
     """While nothing comes a comment shows that the stream lives; it is none of the events."""
-    async with serving(Engine(lambda _: [50.0, Token("a", 0), End(1, 1, "stop")])) as client:
+    async with serving(Engine(lambda _: [STARTED, 50.0, Token("a", 0), End(1, 1, "stop")])) as client:
         task_id = await client.send()
         _, body = await client.get(f"/v1/tasks/{task_id}/stream?heartbeat=10")
 
     assert 4 <= body.count(":\n\n") <= 5
-    assert shape(frames(body)) == ["token", "end"]
+    assert shape(frames(body)) == ["started", "token", "end"]
 
 
 @virtual
 async def test_no_comments_where_none_are_wanted() -> None:
     """A heartbeat of 0 is none."""
-    async with serving(Engine(lambda _: [50.0, Token("a", 0), End(1, 1, "stop")])) as client:
+    async with serving(Engine(lambda _: [STARTED, 50.0, Token("a", 0), End(1, 1, "stop")])) as client:
         task_id = await client.send()
         _, body = await client.get(f"/v1/tasks/{task_id}/stream?heartbeat=0")
 
@@ -209,10 +210,10 @@ async def test_narration_keeps_its_cadence() -> None:
 async def test_a_failure_is_the_last_frame() -> None:
     """A task that fails ends in the wire form of its error, and in no end."""
     failure = InternalError("the engine broke", detail="engine")
-    async with serving(Engine(lambda _: [Token("a", 0), 1.0, failure])) as client:
+    async with serving(Engine(lambda _: [STARTED, Token("a", 0), 1.0, failure])) as client:
         found = await client.read(await client.send())
 
-    assert shape(found) == ["token", "error"]
+    assert shape(found) == ["started", "token", "error"]
     assert found[-1].data["code"] == "INTERNAL"
     assert found[-1].data["engine"] == "words"
 
@@ -221,10 +222,10 @@ async def test_a_failure_is_the_last_frame() -> None:
 async def test_metrics_come_in_their_place() -> None:
     """A reader that keeps up gets everything."""
     script = [Token("a", 0), Metrics(tokens_out=1), Token("b", 1), End(1, 2, "stop")]
-    async with serving(Engine(lambda _: [1.0, *script])) as client:
+    async with serving(Engine(lambda _: [STARTED, 1.0, *script])) as client:
         found = await client.read(await client.send())
 
-    assert shape(found) == ["token", "metrics", "token", "end"]
+    assert shape(found) == ["started", "token", "metrics", "token", "end"]
 
 
 @virtual
