@@ -129,6 +129,11 @@ def test_a_closed_pool_is_looked_at_once():
             router.route(pool, request, Look(0.0))
         counts.append(looked - before)
 
+    before = looked
+    told = router.refusal(pool, 0.0)
+
+    assert told is not None
+    assert looked == before
     assert counts[0] >= 400
     assert counts[1:] == [0, 0, 0]
     assert (caught.value.detail, caught.value.pool) == ("all_open", "main")

@@ -50,15 +50,16 @@ class Router:
         if task.replica_id is not None:
             pinned = pool.bindings.get(task.replica_id)
             return pinned is not None and admits(pinned, look)
-        pools = (each for each in (pool, *self._stand_ins(pool)) if each.known_closed(look.now) is None)
-        return any(admits(binding, look) for each in pools for binding in each.order)
+        return self._takes(pool, look)
 
     def refusal(self, pool: Pool, now: float) -> PoolUnavailable | None:
         """Why neither this pool nor one that stands in for it takes a task now; None where one does."""
-        look = Look(now)
-        if any(admits(binding, look) for each in (pool, *self._stand_ins(pool)) for binding in each.order):
-            return None
-        return refused(pool, pool.order, now)
+        return None if self._takes(pool, Look(now)) else refused(pool, pool.order, now)
+
+    def _takes(self, pool: Pool, look: Look) -> bool:
+        """Whether a replica takes a task now, its own or one of what stands in for it."""
+        pools = (each for each in (pool, *self._stand_ins(pool)) if each.known_closed(look.now) is None)
+        return any(admits(binding, look) for each in pools for binding in each.order)
 
     def _stand_ins(self, pool: Pool) -> Iterable[Pool]:
         """The pools that stand in for it, as far as they are bound."""
