@@ -62,7 +62,18 @@ async def test_an_encoded_refusal_is_a_refusal() -> None:
     assert not error.engine_fault
 
 
-@pytest.mark.parametrize("encoding", ["identity", "Identity "])
+@BOTH_WAYS
+async def test_all_encodings_count(fail: Fail) -> None:
+    """A second Content-Encoding, such as a proxy adds, is not passed over."""
+    head = "HTTP/1.1 200 OK\nContent-Type: text/event-stream\nContent-Encoding: identity\nCONTENT-ENCODING: gzip"
+    async with answering(written(f"{head}\nContent-Length: 1", b"x")) as engine, HttpClient(engine.url) as client:
+        error = await fail(client)
+
+    assert (type(error), error.detail) == (AdapterError, "encoding")
+    assert error.message.startswith("the answer is encoded as identity, gzip, which was not asked for")
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity ", "identity\r\nContent-Encoding: identity"])
 async def test_identity_is_no_encoding(encoding: str) -> None:
     """An answer that says it is encoded as itself is taken."""
     reply = Reply.json(200, {}, headers={"Content-Encoding": encoding})

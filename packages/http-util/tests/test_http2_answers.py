@@ -51,6 +51,18 @@ async def test_two_tasks_read_one_answer() -> None:
     talk.connection.close()
 
 
+async def test_a_header_that_came_twice() -> None:
+    """All codings are one list; of another header that came several times, the first counts: as over 1.1."""
+    talk = Talk()
+    await talk.heard()
+    twice = [("content-encoding", "identity"), ("retry-after", "1"), ("content-encoding", "br"), ("retry-after", "2")]
+    talk.say("send_headers", 1, [(":status", "200"), *twice])
+    await talk.exchange.head()
+
+    assert talk.exchange.headers == {"content-encoding": "identity, br", "retry-after": "1"}
+    talk.connection.close()
+
+
 @pytest.mark.parametrize("unread", [b"", b"an event"])
 async def test_closed_while_it_is_read(unread: bytes) -> None:
     """Whoever reads an answer that another task closes is told; what was cut off never ends well."""

@@ -102,7 +102,7 @@ class HttpClient:
             whole = await self._bounded(answer, self._config.max_body)
         finally:
             answer.close()
-        return Response(answer.status, _lower(answer.headers), whole, answer.http_version, self.where)
+        return Response(answer.status, answer.headers, whole, answer.http_version, self.where)
 
     async def get(self, path: str, *, once: bool = False, headers: Mapping[str, str] | None = None) -> Response:
         """One whole answer to a GET, tried as often as `config.retry` allows; the error's `attempts` says how often.
@@ -212,15 +212,7 @@ class HttpClient:
 def _encoding_of(answer: Answer) -> str | None:
     """How the body is encoded, None for not at all; codings have no case (RFC 9110 §8.4.1)."""
     encoding = answer.headers.get("content-encoding", "identity")
-    return None if encoding.strip().lower() == "identity" else encoding
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    """Of a header that comes twice the first counts, as it does when aiohttp is asked for one."""
-    fields: dict[str, str] = {}
-    for name, value in headers.items():
-        fields.setdefault(name.lower(), value)
-    return fields
+    return None if all(coding.strip().lower() == "identity" for coding in encoding.split(",")) else encoding
 
 
 class StreamRequest(Generic[T]):

@@ -20,6 +20,7 @@ from ._errors import TRANSPORT_FAILURES, ClosedHere, StaleConnection, error_of_e
 from ._retry import IDEMPOTENT
 from ._session import SharedSession, borrow, give_back, of_closed_loops
 from ._tls import context_for
+from ._transport import headers_of
 
 _DISTRUST = 0.5
 """Seconds after a stale connection in which requests get new ones: a repeat must not meet the next stale one."""
@@ -151,7 +152,7 @@ class Http1Answer:
     ) -> None:
         version = response.version or aiohttp.HttpVersion11
         self.status = response.status
-        self.headers: Mapping[str, str] = response.headers  # which asks for no case
+        self.headers: Mapping[str, str] = headers_of(response.headers.items())
         self.http_version = f"{version.major}.{version.minor}"
         self._response = response
         self._session = session

@@ -11,6 +11,8 @@ from h2.exceptions import ProtocolError
 from h2.utilities import HeaderValidationFlags, validate_headers
 from hpack import Decoder, HeaderTuple
 
+from ._transport import headers_of
+
 Fields = Iterable[tuple[bytes, bytes]]
 
 _LENGTH = b"content-length"
@@ -40,7 +42,7 @@ class LengthKeeper(Decoder):
 
 
 class Head(NamedTuple):
-    """Of a header that comes twice the first counts. `length` is the body's in bytes, None where nothing tells it."""
+    """`fields` as `headers_of` gives them. `length` is the body's in bytes, None where nothing tells it."""
 
     status: int
     fields: dict[str, str]
@@ -49,9 +51,7 @@ class Head(NamedTuple):
 
 def head_of(headers: Fields, lengths: Iterable[bytes], *, bodiless: bool) -> Head:
     """What it says; `bodiless`: to a request whose answer has no body. Raises `Malformed`."""
-    fields: dict[str, str] = {}
-    for name, value in _checked(headers, _HEAD):
-        fields.setdefault(name.decode(*_TEXT), value.decode(*_TEXT))
+    fields = headers_of((name.decode(*_TEXT), value.decode(*_TEXT)) for name, value in _checked(headers, _HEAD))
     status = fields.pop(":status")
     if not (len(status) == 3 and status.isascii() and status.isdecimal() and status >= "100"):
         raise Malformed(status)

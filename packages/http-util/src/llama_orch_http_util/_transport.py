@@ -1,6 +1,6 @@
 """What a client asks of a version of HTTP. `_http1` speaks the one there is; another stands behind the same face."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 
@@ -13,7 +13,7 @@ class Answer(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """To be looked up by lower-case name; how one is written in it is the transport's. Of two the first counts."""
+        """By lower-case name, as `headers_of` gives them."""
 
     @property
     def http_version(self) -> str:
@@ -46,3 +46,18 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Let go of what is held on the running loop; a second call does nothing."""
+
+
+def headers_of(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By lower-case name. Of one that came several times the first counts; Content-Encoding is one list of them all.
+
+    A proxy may add its own coding in a field of its own (RFC 9110 §5.3).
+    """
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        if key not in headers:
+            headers[key] = value
+        elif key == "content-encoding":
+            headers[key] += f", {value}"
+    return headers
