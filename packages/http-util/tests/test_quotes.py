@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_orch_adapter_api import one_line
+from llama_orch_http_util._shingles import Shingles
 from llama_orch_http_util._words import quote, sent_of
 
 
@@ -81,35 +82,71 @@ def test_no_run_is_repeated(prompt: str, before: str, at: int) -> None:
         assert one_line(run) not in quote(before + run, sent_of("/", msgspec.json.encode(prompt)))
 
 
-class Sent(bytes):
-    """What was sent, and how often it was looked through."""
-
-    scans = 0
-
-    def __contains__(self, form: object) -> bool:
-        self.scans += 1
-        return super().__contains__(form)  # type: ignore[operator]
+MIB = 1 << 20
+WORDS = "This model's maximum context length is 4096 tokens, the messages hold 5000: {}"
 
 
-@pytest.mark.parametrize("size", [1 << 14, 1 << 17, 1 << 20])
-@pytest.mark.parametrize("words", ["x" * 12 + "y" * 12, "x" * 23 + '"', "x" * 6 + "y" + "x" * 5])
-def test_looking_is_bounded(words: str, size: int) -> None:
-    """Two MiB are looked through at most, however the words are made, and it takes no time (battery 6)."""
-    sent = Sent(b"x" * (size // 2) + b"y" * (size // 2))
-    begun = time.process_time()
+@pytest.mark.parametrize("before", [0, 1, 7, 8, 15, 16, 17, MIB, MIB + 5])
+def test_words_about_a_large_request_are_told(before: int) -> None:
+    """Words are told whole, however large the request is, but for what they repeat of it, wherever that stands."""
+    prompt = "".join(random.Random(1).choices("abcdefgh ", k=MIB))
+    told = WORDS.format("")
 
-    quote(words * 20, sent)
+    assert quote(told, prompt.encode()) == told.strip()
+    repeated = "a word of the user's own"
+    assert quote(told + repeated, (prompt[:before] + repeated).encode()) == told + "…"
+    assert quote(told + repeated, (prompt[:before] + repeated[1:] + prompt).encode()) == told + repeated
 
-    assert 0 < sent.scans * size <= 2 << 20
-    assert time.process_time() - begun < 0.2
+
+def test_words_about_a_request_too_large_to_look_through() -> None:
+    """Over 4 MiB, words are told only if too short to repeat any."""
+    assert quote(WORDS, bytes(4 * MIB)) == WORDS
+    assert quote(WORDS, bytes(4 * MIB + 1)) == "…"
+    assert quote("too large", bytes(4 * MIB + 1)) == "too large"
 
 
-def test_words_about_a_large_request_are_cut() -> None:
-    """Where a request is too large to look through, words are told only if too short to repeat any."""
-    words = "any word of an engine, longer than a run"
-    assert quote(words, b"x" * (1 << 18)) == words
-    assert quote(words, b"x" * ((2 << 20) + 1)) == "…"
-    assert quote("too large", b"x" * ((2 << 20) + 1)) == "too large"
+def test_looking_takes_no_time() -> None:
+    """Of 1 MiB, 20 ms are taken at most, however words and request are made for each other (battery 6)."""
+    pairs = {
+        "nothing in common": (WORDS, b"x" * MIB),
+        "two halves": (("x" * 12 + "y" * 12) * 20, b"x" * (MIB // 2) + b"y" * (MIB // 2)),
+        "nearly a run": (("x" * 23 + '"') * 20, b"x" * MIB),
+        "shingles": (("x" * 6 + "y" + "x" * 5) * 20, b"x" * MIB),
+        "control characters": (("\x01" * 23 + "x") * 20, msgspec.json.encode("\x01" * (MIB // 6))),
+    }
+    for name, (words, sent) in pairs.items():
+        begun = time.process_time()
+        quote(words, sent)
+        took = time.process_time() - begun
+        print(f"{name}: {took * 1000:.1f} ms")
+
+        assert took < 10 * 0.02, name
+
+
+def test_shorter_runs_without_end_are_not_told_apart() -> None:
+    """Where there are too many runs in common to follow, words are told up to the first of eight bytes."""
+    assert quote("told: " + ("x" * 23 + "y") * 10, b"x" * MIB) == "told: …"
+
+
+def repeats(words: str, sent: bytes) -> int | None:
+    """Where a run of 24 characters begins that stands in what was sent, looked for in the plainest way."""
+    for begin in range(len(words) - 23):
+        run = words[begin : begin + 24]
+        if run.encode() in sent or msgspec.json.encode(run)[1:-1] in sent:
+            return begin
+    return None
+
+
+SOME = st.text('ab"\né', max_size=30)
+
+
+@given(SOME, SOME, SOME, SOME, SOME)
+@settings(deadline=None, max_examples=500)
+def test_the_first_run_is_found(begin: str, first: str, second: str, other: str, end: str) -> None:
+    """As raw text and as JSON, runs are found where the plainest search finds them, and nowhere else."""
+    words = (begin + first + second + end)[:48]
+    for sent in ((other + first + second).encode(), msgspec.json.encode(other + first + second)):
+        assert Shingles(words).first_in(sent) == repeats(words, sent)
 
 
 @given(text=st.text(st.characters(), max_size=400))

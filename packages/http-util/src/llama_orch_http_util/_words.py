@@ -1,20 +1,17 @@
 """An engine's own words, as far as they may be told: one line, short, without secrets and without what was asked."""
 
 import re
-from collections.abc import Iterator
 from urllib.parse import unquote
 
-import msgspec
 from llama_orch_adapter_api import one_line, redact
+
+from ._shingles import RUN, Shingles
 
 QUOTE = 300
 """Characters of an engine's own words that go into a message."""
 
-_RUN = 24
-"""Characters in a row that words and request have in common where the words repeat the request."""
-_BLOCK = _RUN // 2
-_SCANNED = 2 << 20
-"""Bytes looked through for one quote, all scans together: a crafted pair costs up to 5 ms for each MiB of them."""
+_SEARCHED = 4 << 20
+"""Bytes of the largest request in which words are looked for, which takes up to 20 ms."""
 
 _INPUT = re.compile(
     r"""['"]input['"]\s*:|[\[{]\s*[{\["]|\bas JSON:|\blast read:|\bparse input at pos(?:ition)? [0-9]+:""",
@@ -38,7 +35,7 @@ def quote(text: str, sent: bytes = b"") -> str:
         text = text[: told.end()]
     text = text.strip()
     if sent:
-        text = _without(text[: QUOTE + _RUN], sent)
+        text = _without(text[: QUOTE + RUN], sent)
     if len(text) > QUOTE:
         text = text[: QUOTE - 1] + "…"
     return one_line(text)
@@ -50,33 +47,8 @@ def sent_of(path: str, body: bytes | None) -> bytes:
 
 
 def _without(words: str, sent: bytes) -> str:
-    """The words up to where they repeat what was sent, as it was or as JSON writes it, or up to where the scans end."""
-    if len(words) < _RUN:
+    """The words up to where they repeat what was sent, as it was or as JSON writes it; none if that is too large."""
+    if len(words) < RUN:
         return words
-    scans = _SCANNED // len(sent)
-    for end in range(_BLOCK, len(words) + 1, _BLOCK):
-        first = max(0, end - _RUN)
-        tried = [words[end - _BLOCK : end]]
-        tried.extend(words[begin : begin + _RUN] for begin in range(first, min(end - _BLOCK, len(words) - _RUN) + 1))
-        for number, run in enumerate(tried):
-            for form in _forms(run):
-                if scans == 0:
-                    return words[:first] + "…"
-                scans -= 1
-                if form in sent:
-                    break
-            else:
-                if number == 0:
-                    break
-                continue
-            if number > 0:
-                return words[: first + number - 1] + "…"
-    return words
-
-
-def _forms(words: str) -> Iterator[bytes]:
-    raw = words.encode(errors="replace")
-    yield raw
-    written = msgspec.json.encode(raw.decode())[1:-1]
-    if written != raw:
-        yield written
+    first = 0 if len(sent) > _SEARCHED else Shingles(words).first_in(sent)
+    return words if first is None else words[:first] + "…"
