@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any
 
 from ._escapes import one_line
-from ._redact import REDACTED, redact
+from ._needles import REDACTED
+from ._redact import redact
 from ._redact_patterns import tells
 
 

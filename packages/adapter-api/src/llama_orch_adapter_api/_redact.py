@@ -6,25 +6,17 @@ Then the patterns of secrets that nobody declared. What either finds is marked i
 before anything is replaced: secrets that overlap or contain each other leave no rest.
 """
 
-import base64
 import string
 from collections.abc import Iterator
-from typing import NamedTuple, NoReturn, Self
+from typing import NoReturn, Self
 from weakref import ref
 
 from . import _redact_patterns
-from ._escapes import one_line, unescaped
-
-REDACTED = "[redacted]"
+from ._escapes import unescaped
+from ._needles import NO_NEEDLES, REDACTED, Needles, needles_of
 
 CAP = 8 * 1024
 """Characters of a text that are kept."""
-
-_SHORTEST = 4
-"""Characters of the shortest secret that is looked for: a shorter one would be found everywhere."""
-
-_LONG = 8
-"""From so many characters on a secret is found within a word, and each line of one by itself; a shorter one is not."""
 
 _ESCAPED = 20
 """Characters that one may become under two layers of escapes."""
@@ -65,14 +57,6 @@ class Secret:
         raise TypeError("a Secret is not pickled; pass its reference (env or file) instead")
 
 
-class _Needle(NamedTuple):
-    """A text to look for: anywhere, only as a whole word, or as base64, whose first and last group it shares."""
-
-    text: str
-    whole: bool = False
-    base64: bool = False
-
-
 class _Alive:
     """The secrets that are alive, held weakly, and what to look for because of them.
 
@@ -83,59 +67,25 @@ class _Alive:
     def __init__(self) -> None:
         self._secrets: set[ref[Secret]] = set()
         self._newest = object()
-        self._known: tuple[object, int, tuple[_Needle, ...], int] = (self._newest, 0, (), 0)
+        self._known: tuple[object, int, Needles] = (self._newest, 0, NO_NEEDLES)
 
     def add(self, secret: Secret) -> None:
         self._secrets.add(ref(secret, self._secrets.discard))
         self._newest = object()
 
-    def needles(self) -> tuple[tuple[_Needle, ...], int]:
-        """What to look for, and the length of the longest."""
-        newest, count, needles, longest = self._known
+    def needles(self) -> Needles:
+        """What to look for."""
+        newest, count, needles = self._known
         if newest is not self._newest or count != len(self._secrets):
             newest = self._newest  # read before the secrets: what is added later makes another
             secrets = self._secrets.copy()
             values = {secret.reveal() for each in secrets if (secret := each()) is not None}
-            needles = tuple({needle: None for value in values for needle in _needles(value)})
-            longest = max((len(needle.text) for needle in needles), default=0)
-            self._known = (newest, len(secrets), needles, longest)
-        return needles, longest
+            needles = Needles({value: needles.of.get(value) or needles_of(value) for value in values})
+            self._known = (newest, len(secrets), needles)
+        return needles
 
 
 _alive = _Alive()
-
-
-def _needles(value: str) -> Iterator[_Needle]:
-    if len(value) < _SHORTEST or value in REDACTED:
-        return
-    for written in {value, value.replace(" ", "+"), one_line(value)}:  # as forms and queries write it, and we do
-        yield _Needle(written, whole=len(value) < _LONG)
-        yield _Needle(_bytes(written).decode("latin-1"), whole=len(value) < _LONG)  # escaped, or misread, byte by byte
-    for line in value.splitlines():  # a traceback and a YAML file indent them
-        if _LONG <= len(line.strip()) < len(value):
-            yield _Needle(line.strip())
-    yield from _in_base64(_bytes(value))
-
-
-def _bytes(value: str) -> bytes:
-    return value.encode(errors="surrogatepass")
-
-
-def _in_base64(data: bytes) -> Iterator[_Needle]:
-    """The base64 of a secret, alone or within something longer, where it begins at one of three places in a group."""
-    for before in range(3):
-        groups = (before + len(data)) // 3
-        text = base64.b64encode(bytes(before) + data)[4 if before else 0 : groups * 4].decode()
-        if len(text) >= _LONG:
-            yield _Needle(text, base64=True)
-            yield _Needle(text.translate(_URL_SAFE), base64=True)
-    if len(data) < _LONG:
-        yield _Needle(base64.b64encode(data).decode().rstrip("="), whole=True)
-
-
-_URL_SAFE = str.maketrans("+/", "-_")
-_BASE64 = frozenset(string.ascii_letters + string.digits + "+/-_=")
-_GROUP = 4
 
 
 def redact(text: str, *, keep_end: bool = False) -> str:
@@ -143,11 +93,11 @@ def redact(text: str, *, keep_end: bool = False) -> str:
 
     The cut goes through no secret and, as far as a limit of 8 KiB allows, through no word and no line.
     """
-    needles, longest = _alive.needles()
+    needles = _alive.needles()
     if len(text) <= CAP:
         marks = _joined([*_marks(text, needles), *_redact_patterns.found(text)])
         return _without(text, marks) if marks else text
-    window = CAP + 1 + longest * _ESCAPED
+    window = CAP + 1 + needles.longest * _ESCAPED
     if keep_end:
         text = text[-window:]
         return "…" + redact(text[_outside(_joined(_marks(text, needles)), _begin(text, len(text) - CAP), 1) :])
@@ -200,29 +150,33 @@ def _joined(marks: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _marks(text: str, needles: tuple[_Needle, ...]) -> list[tuple[int, int]]:
+def _marks(text: str, needles: Needles) -> list[tuple[int, int]]:
     """From where to where in `text` something of a secret stands."""
     marks = list(_hits(text, needles))
-    if needles and ("%" in text or "\\" in text):
+    if needles.longest and ("%" in text or "\\" in text):
         for view, began in unescaped(text).items():
             marks += ((began[start], began[end]) for start, end in _hits(view, needles))
     return marks
 
 
-def _hits(text: str, needles: tuple[_Needle, ...]) -> Iterator[tuple[int, int]]:
-    for needle, whole, in_base64 in [each for each in needles if each[0] in text]:
-        start = text.find(needle)
+def _hits(text: str, needles: Needles) -> Iterator[tuple[int, int]]:
+    for needle in needles.within(text):
+        start = text.find(needle.text)
         while start >= 0:
-            end = start + len(needle)
-            if in_base64:
+            end = start + len(needle.text)
+            if needle.base64:
                 yield _with_neighbours(text, start, end)
-            elif not (whole and _within_a_word(text, start, end)):
+            elif not (needle.whole and _within_a_word(text, start, end)):
                 yield start, end
-            start = text.find(needle, start + 1)
+            start = text.find(needle.text, start + 1)
 
 
 def _within_a_word(text: str, start: int, end: int) -> bool:
     return (start > 0 and text[start - 1].isalnum()) or text[end : end + 1].isalnum()
+
+
+_BASE64 = frozenset(string.ascii_letters + string.digits + "+/-_=")
+_GROUP = 4
 
 
 def _with_neighbours(text: str, start: int, end: int) -> tuple[int, int]:
