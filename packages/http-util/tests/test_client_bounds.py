@@ -93,7 +93,9 @@ async def test_the_largest_body() -> None:
                 error = await failure(client)
 
                 assert (type(error), error.detail) == (AdapterError, "too_large")
-                assert error.message == f"the answer is larger than 100000 bytes · {client.where}"
+                assert error.message == (
+                    f"the answer is larger than 100000 bytes · {client.where} · raise http.max_body if it may be"
+                )
 
 
 @BOTH_WAYS

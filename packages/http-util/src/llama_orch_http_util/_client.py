@@ -205,7 +205,10 @@ class HttpClient:
             if size > limit and cut:
                 break
             if size > limit:
-                raise AdapterError(f"the answer is larger than {limit} bytes · {self.where}", detail="too_large")
+                raise AdapterError(
+                    f"the answer is larger than {limit} bytes · {self.where} · raise http.max_body if it may be",
+                    detail="too_large",
+                )
         return b"".join(parts)[:limit]
 
 

@@ -101,7 +101,9 @@ class EventStream(Generic[T]):
 
     def _refused(self, error: FrameTooLarge) -> list[memoryview]:
         """What came before it. The failure itself is kept for later, so that those are not lost."""
-        self._failure = AdapterError(f"{error} · {self.where}", detail="too_large", phase="decode")
+        what = f"{error.what} of the stream is larger than {error.limit} bytes"
+        mend = f"raise http.max_{error.what} if it may be"
+        self._failure = AdapterError(f"{what} · {self.where} · {mend}", detail="too_large", phase="decode")
         return [frame.data for frame in error.frames]
 
     def _events(self, views: list[memoryview]) -> list[T]:
