@@ -192,7 +192,9 @@ def test_a_prompt_too_long_is_told_whatever_its_parameters() -> None:
         (ErrorObject("no", code=7), (InternalError, "engine")),
         (ErrorObject("no", code=-500), (InternalError, "engine")),
         (ErrorObject("no", code=10**400), (InternalError, "engine")),
-        (ErrorObject("no", code=200), (AdapterError, "decode")),
+        *((ErrorObject("no", code=code), (InternalError, "engine")) for code in (100, 200, 302, 399, 600, 999, "204")),
+        (ErrorObject("no", code=599), (InternalError, "engine")),
+        (ErrorObject("no", code="404"), (AdapterError, "not_found")),
         ("no", (InternalError, "engine")),
     ],
 )

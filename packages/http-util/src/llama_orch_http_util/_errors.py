@@ -123,11 +123,11 @@ def error_of_status(
 
 
 def error_in_stream(told: ErrorObject | str, where: str) -> WorkerError:
-    """What an error object in the middle of a stream means; without a status in it, the engine broke."""
+    """What an error object in the middle of a stream means; without an error's status in it, the engine broke."""
     if isinstance(told, str):
         told = ErrorObject(message=told)
     code = str(told.code)
-    status = int(code) if code.isdecimal() and len(code) == 3 else 500
+    status = int(code) if code.isdecimal() and len(code) == 3 and 400 <= int(code) < 600 else 500
     meaning = _meaning(status, told)
     return meaning.kind(
         f"the engine broke off with {status}{_said(told)} · {where} · {meaning.mend}",
