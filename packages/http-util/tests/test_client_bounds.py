@@ -1,41 +1,56 @@
 """What is refused of an answer: what is encoded, too large, or made to hurt (batteries 6 and 7)."""
 
-import gzip
 import time
 import zlib
-from functools import cache
 
 import pytest
 from llama_orch_adapter_api import AdapterError, PoolUnavailable
 from llama_orch_adapter_testkit import Reply
 from llama_orch_http_util import HttpClient, HttpConfig
 
-from .clients import ANYTHING, BOTH_WAYS, CANARY, HEALTH, Fail, answering, endless, failure, measured, written  # type: ignore[import-not-found]  # test folders are no packages
+from .clients import (  # type: ignore[import-not-found]  # test folders are no packages
+    ANYTHING,
+    BOTH_WAYS,
+    CANARY,
+    HEALTH,
+    MIB,
+    Fail,
+    answering,
+    bomb,
+    endless,
+    failure,
+    measured,
+    written,
+)
 
 
-@cache
-def bomb(encoding: str) -> Reply:
-    """The first of many megabytes that would unpack to a thousand times their size."""
-    packed = gzip.compress(bytes(64 << 20), 1) if encoding == "gzip" else zlib.compress(bytes(64 << 20), 1)
-    head = f"HTTP/1.1 200 OK\nContent-Type: text/event-stream\nContent-Encoding: {encoding}\nContent-Length: {1 << 30}"
-    return written(head, packed, hang=True)
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_the_bomb_is_one(encoding: str) -> None:
+    """What the tests here call a bomb is a megabyte of which each byte unpacks to a thousand."""
+    packed = bomb(encoding).pieces[0].partition(b"\r\n\r\n")[2]
+    unpacked = zlib.decompressobj(47).decompress(packed[: 32 * 1024])
+
+    assert len(packed) > MIB
+    assert len(unpacked) > 1000 * 32 * 1024
 
 
 @BOTH_WAYS
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_a_bomb_is_not_opened(encoding: str, fail: Fail) -> None:
     """An encoded answer is refused at its head, in no time and unread (battery 7, gzip_bomb)."""
-    reply = bomb(encoding)
-    async with answering(reply) as engine, HttpClient(engine.url) as client:
-        begun = time.perf_counter()
-        error = await fail(client)
-        took = time.perf_counter() - begun
+    async with answering(bomb(encoding)) as engine, HttpClient(engine.url) as client:
+        async with measured() as seen:
+            begun = time.perf_counter()
+            error = await fail(client)
+            took = time.perf_counter() - begun
 
         assert (type(error), error.detail) == (AdapterError, "encoding")
         assert error.message.startswith(
             f"the answer is encoded as {encoding}, which was not asked for · {client.where}"
         )
         assert took < 0.1
+        assert seen["stall"] < 0.05
+        assert seen["peak"] < 16 * MIB
         await (await engine.request()).disconnected()
 
 
@@ -130,7 +145,7 @@ async def test_an_endless_body() -> None:
             error = await failure(client)
 
         assert (type(error), error.detail) == (AdapterError, "too_large")
-        assert seen["peak"] < 16 << 20
+        assert seen["peak"] < 16 * MIB
         assert seen["stall"] < 0.2
         await (await engine.request()).disconnected()
 
@@ -144,7 +159,8 @@ async def test_an_endless_error(fail: Fail) -> None:
 
         assert (type(error), error.detail, error.retry_after) == (PoolUnavailable, "overloaded", 3.0)
         assert error.message.startswith("the engine answered 503 · ")  # JSON is not repeated
-        assert seen["peak"] < 2 << 20
+        assert seen["peak"] < 4 * MIB
+        assert seen["stall"] < 0.2
         await (await engine.request()).disconnected()
 
 
