@@ -427,6 +427,44 @@ def test_installed_once() -> None:
 
     assert first is second is logging.getLogger("test_logs.once")
     assert [type(each) for each in first.filters] == [RedactingFilter]
+    assert len(first.handlers) == 1
+
+
+@pytest.mark.parametrize("child", ["test_logs.child", "test_logs.a.grandchild"])
+@pytest.mark.parametrize("formatter", FORMATTERS.values(), ids=FORMATTERS)
+def test_children(child: str, formatter: logging.Formatter) -> None:
+    """What a child of a logger of ours logs is as safe as what that logs itself, for every handler but its own."""
+
+    def log(name: str) -> str:
+        logger = get_logger("test_logs")
+        with reading(logger, formatter) as sink:
+            try:
+                raise ValueError(CANARY)
+            except ValueError:
+                logging.getLogger(name).exception("%s of\n%s", 5, CANARY, extra={"detail": {"api_key": CANARY}})
+        return sink.getvalue()
+
+    assert not leaks(log(child))
+    assert log(child).count("\n") == 1
+    assert "5 of" in log(child)
+
+
+@pytest.mark.parametrize("ours", [[""], ["", ".a"], [".a"]], ids=["parent", "both", "child"])
+@pytest.mark.parametrize("child", [".a", ".a.b"])
+def test_the_last_resort(ours: list[str], child: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody handles records, warnings of ours and of our children go to stderr, once and redacted."""
+    name = f"test_last-{secrets.token_hex(4)}"  # without the handlers of other cases
+    for each in ours:
+        get_logger(name + each)
+    sink = io.StringIO()
+    last = logging.StreamHandler(sink)
+    last.setLevel(logging.WARNING)
+    monkeypatch.setattr(logging, "lastResort", last)
+    monkeypatch.setattr(logging.getLogger(name), "propagate", False)  # pytest's own handlers are the root's
+    logging.getLogger(name + child).info("unheard")
+    logging.getLogger(name + child).warning("heard: %s", CANARY)
+
+    assert sink.getvalue() == f"heard: {REDACTED}\n"
 
 
 def test_on_a_handler_as_well() -> None:
@@ -436,7 +474,7 @@ def test_on_a_handler_as_well() -> None:
     for install in (False, True):
         with reading(logger, FORMATTERS["plain"]) as sink:
             if install:
-                logger.handlers[0].addFilter(RedactingFilter())
+                logger.handlers[-1].addFilter(RedactingFilter())
             logger.error("%s%% of\n%s", 5, CANARY, extra={"detail": {"api_key": CANARY, "é\n": "\\n"}})
         outputs.append(sink.getvalue())
 

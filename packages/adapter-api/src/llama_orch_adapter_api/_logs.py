@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -124,8 +124,42 @@ def _text(value: object) -> str:
 _FILTER = RedactingFilter()
 
 
+class _OfChildren(logging.Handler):
+    """Makes a record of a child safe before the handlers further up see it, which ask no filter of a parent's.
+
+    It stands first among a logger's handlers. Where there are none but of its kind, the record goes where it would have
+    gone without them: to the last resort.
+    """
+
+    def handle(self, record: logging.LogRecord) -> bool:  # which needs no lock
+        """Always lets the record pass."""
+        logger = logging.getLogger(record.name)
+        if not any(isinstance(each, RedactingFilter) for each in logger.filters):
+            _FILTER.filter(record)
+        last = logging.lastResort
+        if last is not None and record.levelno >= last.level and self._is_all_there_is(logger):
+            last.handle(record)
+        return True
+
+    def _is_all_there_is(self, logger: logging.Logger) -> bool:
+        asked = [*_handlers_of(logger)]
+        return asked[0] is self and all(isinstance(each, _OfChildren) for each in asked)
+
+
+def _handlers_of(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    """All that see a record of this logger, in order."""
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
+
+
 def get_logger(name: str) -> logging.Logger:
-    """The logger of that name with the filter installed: what our own packages log through."""
+    """The logger of that name with the filter installed: what our own packages log through.
+
+    What its children log is made safe too, before any handler but their own sees it.
+    """
     logger = logging.getLogger(name)
     logger.addFilter(_FILTER)  # which installs it once
+    if not any(isinstance(each, _OfChildren) for each in logger.handlers):
+        logger.handlers.insert(0, _OfChildren())
     return logger
