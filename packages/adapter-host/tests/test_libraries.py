@@ -1,28 +1,18 @@
-"""What purgatory and backoff really do, so that a change upstream is seen: why only parts of them are used.
+"""What purgatory really does, so that a change upstream is seen: why only parts of it are used.
 
-Each of these is a gap that ours closes or goes round (battery 21).
+Each of these is a gap that ours closes or goes round (battery 21). What backoff does stands in http-util's tests.
 """
 
 import asyncio
 import gc
-import itertools
-import logging
-import secrets
 import traceback
 import weakref
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 
-import backoff
-import backoff._sync
 import purgatory.domain.model as purgatory_model
 import pytest
 from purgatory import CircuitBreakerRecovered, ContextChanged, Event, SyncCircuitBreakerFactory
 from purgatory.domain.model import Context, OpenedState
-
-# backoff's decorators ask `asyncio.iscoroutinefunction`, which warns from Python 3.14 on.
-library = pytest.mark.filterwarnings("ignore:.*iscoroutinefunction:DeprecationWarning")
 
 
 class Clock:
@@ -227,142 +217,3 @@ def test_purgatory_stamps_an_opening_by_itself(wall: Clock):
 
     assert stamped == wall.now
     assert context.messages == [ContextChanged("engine", "opened", 5.0)]
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What backoff's synchronous loop would sleep; its clock stands still but for that."""
-    slept: list[float] = []
-    monkeypatch.setattr(backoff._sync, "time", SimpleNamespace(sleep=slept.append))
-    return slept
-
-
-class Asked(Exception):
-    """An error that carries a Retry-After."""
-
-    def __init__(self, retry_after: float = 0.0) -> None:
-        super().__init__(retry_after)
-        self.retry_after = retry_after
-
-
-@library
-def test_backoff_asks_what_python_gives_up(monkeypatch: pytest.MonkeyPatch):
-    """Its decorators call `asyncio.iscoroutinefunction`, which 3.14 warns of and 3.16 has no more (battery 21)."""
-    asked: list[object] = []
-    monkeypatch.setattr(asyncio, "iscoroutinefunction", lambda target: bool(asked.append(target)))
-
-    def ask() -> None:
-        raise Asked
-
-    backoff.on_exception(backoff.expo, Asked)(ask)
-
-    assert asked == [ask]
-
-
-@library
-def test_backoff_waits_less_than_asked(waits: list[float]):
-    """`backoff.runtime` with the default jitter waits less than the engine asked for, every time (battery 21)."""
-
-    @backoff.on_exception(backoff.runtime, Asked, value=lambda error: error.retry_after, max_tries=301)
-    def ask() -> None:
-        raise Asked(10.0)
-
-    with pytest.raises(Asked):
-        ask()
-    assert len(waits) == 300
-    assert max(waits) < 10.0
-
-
-@library
-def test_backoff_takes_max_time_as_it_likes(waits: list[float], monkeypatch: pytest.MonkeyPatch):
-    """`max_time` is read off the wall clock before an attempt: it is overrun, and a step ends it (battery 21)."""
-    began = backoff._sync.datetime.datetime.now()
-    wall = SimpleNamespace(now=lambda: began + passed)
-    monkeypatch.setattr(backoff._sync, "datetime", SimpleNamespace(datetime=wall))
-    second = backoff._sync.timedelta(seconds=1)
-
-    def attempts(takes: float) -> int:
-        """How many there were of those that take so many seconds."""
-        tries = 0
-
-        @backoff.on_exception(backoff.constant, Asked, interval=0, max_time=60, max_tries=10, jitter=None)
-        def ask() -> None:
-            nonlocal tries, passed
-            tries += 1
-            passed += takes * second
-            raise Asked
-
-        with pytest.raises(Asked):
-            ask()
-        return tries
-
-    passed = 0 * second
-    overrun = attempts(59.0) * 59.0
-
-    assert overrun > 100
-    assert attempts(3600.0) == 2
-    assert attempts(-3600.0) == 10
-
-
-@library
-def test_backoff_without_a_try_never_ends(waits: list[float]):
-    """`max_tries=0` means no limit, not no attempt (battery 21)."""
-
-    @backoff.on_exception(backoff.constant, Asked, interval=0, max_tries=0, jitter=None)
-    def ask() -> None:
-        if len(waits) == 1000:
-            raise KeyError
-        raise Asked
-
-    with pytest.raises(KeyError):
-        ask()
-
-
-@library
-async def test_backoff_does_not_retry_generators():
-    """Around an async generator the decorator does nothing, and does not say so (battery 21)."""
-    begun = 0
-
-    @backoff.on_exception(backoff.constant, Asked, interval=0, max_tries=5, jitter=None)
-    async def stream() -> AsyncIterator[str]:
-        nonlocal begun
-        begun += 1
-        yield "token"
-        raise Asked
-
-    with pytest.raises(Asked):
-        [token async for token in stream()]
-    assert begun == 1
-
-
-@library
-def test_backoff_logs_the_error(waits: list[float], caplog: pytest.LogCaptureFixture):
-    """Its own logger prints the exception's text, and whatever key a URL in it held (battery 21)."""
-    canary = secrets.token_hex(16)
-
-    @backoff.on_exception(backoff.constant, ValueError, interval=0, max_tries=2, jitter=None)
-    def ask() -> None:
-        raise ValueError(f"http://engine/v1?key={canary}")
-
-    with caplog.at_level(logging.INFO, logger="backoff"), pytest.raises(ValueError, match="engine"):
-        ask()
-    assert caplog.text.count(canary) == 2
-
-
-def test_backoff_expo_overflows():
-    """`backoff.expo` without `max_value` raises in its 1,025th value where its factor is a float (battery 21)."""
-    steps = backoff.expo(factor=5.0)
-    values = list(itertools.islice(steps, 1 + 1021))
-
-    assert values[:4] == [None, 5.0, 10.0, 20.0]
-    with pytest.raises(OverflowError):
-        list(itertools.islice(steps, 10))
-
-
-def test_backoff_full_jitter_has_its_own_dice():
-    """`backoff.full_jitter` draws from 0 to its value, from a source that nobody can hand to it (battery 21)."""
-    drawn = [backoff.full_jitter(10.0) for _ in range(1000)]
-
-    assert min(drawn) < 0.5
-    assert max(drawn) > 9.5
-    assert all(0.0 <= wait <= 10.0 for wait in drawn)

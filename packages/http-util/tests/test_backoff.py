@@ -1,4 +1,4 @@
-"""What backoff's own loop would do, and why only `expo` and `full_jitter` are used of it (battery 21)."""
+"""What backoff does: why the host and we use only `expo` and `full_jitter` of it, in loops of our own (battery 21)."""
 
 import asyncio
 import inspect
@@ -7,8 +7,11 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import backoff
+import backoff._sync
 import pytest
 from llama_orch_adapter_testkit import run_virtual
 from llama_orch_http_util._retry import RetryPolicy
@@ -20,9 +23,23 @@ library = pytest.mark.filterwarnings("ignore:.*iscoroutinefunction:DeprecationWa
 class Asked(Exception):
     """An error that carries a Retry-After."""
 
-    def __init__(self, retry_after: float) -> None:
+    def __init__(self, retry_after: float = 0.0) -> None:
         super().__init__(retry_after)
         self.retry_after = retry_after
+
+
+@library
+def test_backoff_asks_what_python_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decorators call `asyncio.iscoroutinefunction`, which 3.14 warns of and 3.16 has no more (battery 21)."""
+    asked: list[object] = []
+    monkeypatch.setattr(asyncio, "iscoroutinefunction", lambda target: bool(asked.append(target)))
+
+    def ask() -> None:
+        raise Asked
+
+    backoff.on_exception(backoff.expo, Asked)(ask)
+
+    assert asked == [ask]
 
 
 @library
@@ -48,6 +65,15 @@ def test_backoff_waits_less_than_asked() -> None:
 def test_backoff_full_jitter_is_the_default() -> None:
     """Who names no jitter gets the full one (battery 21)."""
     assert inspect.signature(backoff.on_exception).parameters["jitter"].default is backoff.full_jitter
+
+
+def test_backoff_full_jitter_has_its_own_dice() -> None:
+    """`backoff.full_jitter` draws from 0 to its value, from a source that nobody can hand to it (battery 21)."""
+    drawn = [backoff.full_jitter(10.0) for _ in range(1000)]
+
+    assert min(drawn) < 0.5
+    assert max(drawn) > 9.5
+    assert all(0.0 <= wait <= 10.0 for wait in drawn)
 
 
 def test_backoff_expo_overflows() -> None:
@@ -92,6 +118,38 @@ def test_backoff_knows_only_the_wall_clock() -> None:
         run_virtual(ask())
     assert len(sent) == 5
     assert sent[-1] > 20 * 0.2 - 1e-9
+
+
+@library
+def test_backoff_takes_max_time_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`max_time` is read off the wall clock before an attempt: it is overrun, and a step ends it (battery 21)."""
+    began = datetime.now(UTC)
+    wall = SimpleNamespace(now=lambda: began + passed)
+    monkeypatch.setattr(backoff._sync, "datetime", SimpleNamespace(datetime=wall))
+    monkeypatch.setattr(backoff._sync, "time", SimpleNamespace(sleep=lambda _: None))
+    second = timedelta(seconds=1)
+
+    def attempts(takes: float) -> int:
+        """How many there were of those that take so many seconds."""
+        tries = 0
+
+        @backoff.on_exception(backoff.constant, Asked, interval=0, max_time=60, max_tries=10, jitter=None)
+        def ask() -> None:
+            nonlocal tries, passed
+            tries += 1
+            passed += takes * second
+            raise Asked
+
+        with pytest.raises(Asked):
+            ask()
+        return tries
+
+    passed = 0 * second
+    overrun = attempts(59.0) * 59.0
+
+    assert overrun > 100
+    assert attempts(3600.0) == 2
+    assert attempts(-3600.0) == 10
 
 
 @library
