@@ -3,6 +3,8 @@
 import ast
 import re
 import tomllib
+from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,19 @@ def test_contracts_and_coverage_know_every_package() -> None:
 
     assert sorted(settings()["importlinter"]["root_packages"]) == sorted(modules)
     assert sorted(settings()["coverage"]["run"]["source_pkgs"]) == sorted(modules)
+
+
+def test_packages_agree_on_versions() -> None:
+    """A library that several packages need is asked for in the same versions: they are installed together."""
+    wanted: defaultdict[str, set[str]] = defaultdict(set)
+    for path in PACKAGES:
+        project = tomllib.loads((path / "pyproject.toml").read_text())["project"]
+        for requirement in (*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())):
+            name = re.match(r"[\w-]+", requirement)
+            assert name is not None
+            wanted[name[0]].add(re.sub(r"^[\w-]+(\[[^\]]*\])?", "", requirement))
+
+    assert {name: versions for name, versions in wanted.items() if len(versions) > 1} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
