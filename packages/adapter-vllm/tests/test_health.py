@@ -126,6 +126,43 @@ async def test_an_engine_that_does_not_answer_is_not_taken_for_one_without_the_r
         await adapter.aclose()
 
 
+def refused(head: str) -> Reply:
+    return Reply.raw(f"HTTP/1.1 {head}\r\ncontent-length: 0\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/metrics"])
+@pytest.mark.parametrize(
+    ("reply", "detail"),
+    [
+        (refused("302 Found\r\nlocation: /login"), "redirect"),
+        (refused("200 OK\r\ncontent-encoding: gzip"), "encoding"),
+        (Reply.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n" + bytes(9_000_000)), "too_large"),
+        (Reply.raw(b"nonsense\r\n\r\n"), "decode"),
+    ],
+    ids=["redirected", "packed", "too large", "no HTTP"],
+)
+async def test_what_is_wrong_with_a_look_is_told(path: str, reply: Reply, detail: str):
+    """What the user can mend, such as a proxy in the way, is told: it is no engine without the route."""
+    async with LoopbackEngine({**GETS, ("GET", path): reply}) as engine:
+        adapter = adapter_for(engine.url, http=IMPATIENT)
+        with pytest.raises(AdapterError) as caught:
+            await adapter.props()
+        await adapter.aclose()
+
+    assert caught.value.detail == detail
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/metrics"])
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found", "405 No", "501 No"])
+async def test_a_look_that_is_refused(path: str, status: str):
+    """An engine without the route, or a proxy that keeps it to itself, tells of all else."""
+    async with running({("GET", path): refused(status)}, slots=4) as (adapter, _):
+        seen = await adapter.props()
+
+    assert seen.capabilities.model_id == "smollm2"
+    assert (seen.slots_free is None) == (path == "/metrics")
+
+
 async def test_the_version_is_asked_for_once():
     """It pins a replica set, and tasks need it: one look at the engine serves all, until props are asked anew."""
     stream = Reply.capture(SHELF["v1_completions_stream"])

@@ -15,10 +15,13 @@ from llama_orch_adapter_api import (
     WorkerHealth,
     WorkerProps,
 )
-from llama_orch_http_util import Exchange, HttpAdapter, Identity, Underway
+from llama_orch_http_util import Exchange, HttpAdapter, Identity, Response, Underway
 from llama_orch_http_util.openai import CHUNK, Answer, Chunk, path_of
 
 from ._wire import ENGINE, MODELS, ROUTES, VERSION, Load, Models, Routes, Version, request_body, worker_props
+
+_NOT_FOR_US = frozenset({"auth", "bad_request", "not_found", "unsupported"})
+"""What the refusals of a route mean that is not there, or that a proxy keeps to itself."""
 
 
 class VllmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,13 +87,22 @@ class VllmAdapter(HttpAdapter):
         return version, models
 
     async def _routes(self) -> Routes | None:
-        try:
-            return (await self.http.get("/openapi.json")).decode(ROUTES, "/openapi.json")
-        except AdapterError:  # started without its documentation: what it serves is not known
-            return None
+        """None where it was started without its documentation: what it serves is not known."""
+        answer = await self._where_served("/openapi.json")
+        with suppress(AdapterError):  # the documentation of something before it
+            return None if answer is None else answer.decode(ROUTES, "/openapi.json")
+        return None
 
     async def _load(self) -> Load | None:
+        """None where it was started without /metrics: nothing more is known."""
+        answer = await self._where_served("/metrics")
+        return None if answer is None else Load.read(answer.body)
+
+    async def _where_served(self, path: str) -> Response | None:
+        """The answer to a GET, None where it says that there is none for us; every other failure is raised."""
         try:
-            return Load.read((await self.http.get("/metrics")).body)
-        except AdapterError:  # started without /metrics: nothing more is known
-            return None
+            return await self.http.get(path)
+        except AdapterError as error:
+            if error.detail in _NOT_FOR_US:
+                return None
+            raise
