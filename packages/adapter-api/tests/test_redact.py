@@ -366,7 +366,9 @@ def test_the_cut_halves_no_secret(form: Callable[[str], str], keep_end: bool) ->
 
 
 @pytest.mark.parametrize("keep_end", [False, True])
-@pytest.mark.parametrize("key", ["sk-" + CANARY, "hf_" + CANARY, f"eyJhbGciOi.{CANARY}.{CANARY}"])
+@pytest.mark.parametrize(
+    "key", ["sk-" + CANARY, "hf_" + CANARY, f"eyJhbGciOi.{CANARY}.{CANARY}"], ids=["sk-", "hf_", "JSON web token"]
+)
 def test_the_cut_halves_no_key(key: str, keep_end: bool) -> None:
     """Nor is anything left of a key that nobody declared and that only its beginning tells (ORCH-3613)."""
     for inside in range(len(key) + 1):

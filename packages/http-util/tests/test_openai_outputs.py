@@ -112,7 +112,7 @@ def test_fewer_scores_may_be_asked_for() -> None:
         (RANK, {"results": [{"index": 0, "relevance_score": None}]}),
         (RANK, {"results": [{"index": 0}]}),
     ],
-    ids=str,
+    ids=["index below 0", "a number for a vector", "a list", "no score", "score left out"],
 )
 def test_another_document_is_refused(task: TaskRequest, document: object) -> None:
     """What is not of the dialect is an `AdapterError` (decode)."""
