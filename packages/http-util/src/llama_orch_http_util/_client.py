@@ -213,7 +213,13 @@ class HttpClient:
 
 
 def _encoding_of(answer: Answer) -> str | None:
-    """How the body is encoded, None for not at all; codings have no case (RFC 9110 §8.4.1)."""
+    """How the body is encoded, None for not at all; codings have no case (RFC 9110 §8.4.1).
+
+    What was put on for the transfer alone, other than chunks, nobody takes off again (RFC 9112 §6.1).
+    """
+    transfer = answer.headers.get("transfer-encoding", "chunked")
+    if transfer.strip().lower() not in {"chunked", "identity"}:
+        return transfer
     encoding = answer.headers.get("content-encoding", "identity")
     return None if all(coding.strip().lower() == "identity" for coding in encoding.split(",")) else encoding
 

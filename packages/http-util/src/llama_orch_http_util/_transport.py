@@ -48,8 +48,11 @@ class Transport(Protocol):
         """Let go of what is held on the running loop; a second call does nothing."""
 
 
+_LISTS = frozenset({"content-encoding", "transfer-encoding"})
+
+
 def headers_of(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """By lower-case name. Of one that came several times the first counts; Content-Encoding is one list of them all.
+    """By lower-case name. Of one that came several times the first counts; encodings are one list of them all.
 
     A proxy may add its own coding in a field of its own (RFC 9110 §5.3).
     """
@@ -58,6 +61,6 @@ def headers_of(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
         key = name.lower()
         if key not in headers:
             headers[key] = value
-        elif key == "content-encoding":
+        elif key in _LISTS:
             headers[key] += f", {value}"
     return headers
