@@ -1,6 +1,7 @@
 """TLS: whose certificate is taken, what switches the check off, and how connections end (battery 34, tls_matrix)."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import ssl
@@ -9,11 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 import pytest
 import trustme
+from cryptography import x509
 from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError
 from llama_orch_adapter_testkit import LoopbackEngine, Reply, run_virtual
 from llama_orch_http_util import HttpClient, HttpConfig, _session, _tls
@@ -82,7 +84,8 @@ def _other_ca_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The system trusts one authority."""
     path = tmp_path / "system.pem"
     write(path, OTHER_CA)
-    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(path))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     _tls._build.cache_clear()
     yield
     _tls._build.cache_clear()
@@ -200,6 +203,33 @@ async def test_the_systems_authorities(ca_file: Path) -> None:
             assert (await failure(client)).detail == "tls"
         async with HttpClient(own.url) as client:
             assert (await failure(client)).detail == "tls"
+
+
+def name_in_folder(ca_file: Path) -> str:
+    """The name under which OpenSSL looks for an authority: a hash of its subject's, in lower case."""
+    subject = x509.load_pem_x509_certificate(ca_file.read_bytes()).subject
+    lower = x509.Name([x509.NameAttribute(each.oid, str(each.value).lower()) for each in subject]).public_bytes()
+    digest = hashlib.sha1(lower[2:], usedforsecurity=False).digest()  # of a name under 128 bytes
+    return f"{int.from_bytes(digest[:4], 'little'):08x}.0"
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("http_version", ["auto", "1.1"])
+async def test_the_environment_names_no_authority(
+    name: str, http_version: Literal["auto", "1.1"], ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sets the environment cannot have us trust an authority of theirs (no environment trust)."""
+    folder = ca_file.with_name("authorities")
+    folder.mkdir()
+    (folder / name_in_folder(ca_file)).symlink_to(ca_file)
+    monkeypatch.setenv(name, str(ca_file if name == "SSL_CERT_FILE" else folder))
+    _tls._build.cache_clear()
+    config = HttpConfig(http_version=http_version)
+    async with answering(issued()) as engine, HttpClient(engine.url, config) as client:
+        error = await failure(client)
+
+    assert (error.detail, error.phase) == ("tls", "connect")
+    _tls._build.cache_clear()
 
 
 async def test_several_authorities(ca_file: Path) -> None:

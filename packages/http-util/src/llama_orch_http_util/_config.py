@@ -31,7 +31,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `http2_cool_down`. One that is silent for `http2_ping_interval` is sent a PING, and given up after another.
     `http2_direct_data` False has h2 read bodies too: slower, and a way back should the shorter one ever be wrong.
 
-    `ca_file` holds the certificate authorities to trust instead of the system's (PEM). `insecure_tls` takes any
+    `ca_file` holds the certificate authorities to trust instead of the system's (PEM); the environment's
+    SSL_CERT_FILE and SSL_CERT_DIR are not heeded. `insecure_tls` takes any
     certificate and any version of TLS that OpenSSL still speaks, of this machine alone unless `allow_insecure_remote`.
     `allow_link_local` admits 169.254.0.0/16, fe80::/10 and the other addresses where clouds keep their metadata, as a
     number in the URL and as what its host name leads to;

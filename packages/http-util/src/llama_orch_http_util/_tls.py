@@ -1,4 +1,7 @@
-"""TLS contexts of our own: certificates checked unless a pool switches that off, and keys never logged."""
+"""TLS contexts of our own: certificates checked unless a pool switches that off, and keys never logged.
+
+The environment has no say in whom to trust (docs/decisions/tls-environment.md).
+"""
 
 import ssl
 from functools import lru_cache
@@ -38,7 +41,16 @@ def _build(
         return context
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file is None:
-        context.load_default_certs()
+        _trust_the_systems(context)
     else:
         context.load_verify_locations(ca_file)
     return context
+
+
+def _trust_the_systems(context: ssl.SSLContext) -> None:
+    """What `load_default_certs` does, but that this heeds neither SSL_CERT_FILE nor SSL_CERT_DIR."""
+    paths = ssl.get_default_verify_paths()
+    file = paths.openssl_cafile if Path(paths.openssl_cafile).is_file() else None
+    folder = paths.openssl_capath if Path(paths.openssl_capath).is_dir() else None
+    if file or folder:
+        context.load_verify_locations(file, folder)
