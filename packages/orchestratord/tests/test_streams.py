@@ -233,7 +233,7 @@ async def test_a_query_is_checked() -> None:
     """What cannot be meant is refused with the mend, before anything is read."""
     async with serving(Engine(words())) as client:
         task_id = await client.send()
-        for query in ("heartbeat=never", "heartbeat=0.1", "heartbeat=nan", "narration=1", "batch=maybe"):
+        for query in ("heartbeat=never", "heartbeat=0.1", "heartbeat=nan", "narration=1", "batch=maybe", "bach=true"):
             status, body = await client.get(f"/v1/tasks/{task_id}/stream?{query}")
             assert status == 400, query
             assert "give" in body

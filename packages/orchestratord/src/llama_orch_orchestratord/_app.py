@@ -7,21 +7,20 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from llama_orch_adapter_api import AdapterError, Error, PoolUnavailable, get_logger
+from llama_orch_adapter_api import AdapterError, Error, get_logger
 from llama_orch_adapter_host import AdapterHost
 
+from . import _control, _tasks
 from ._auth import guard
 from ._config import ServerConfig
 from ._jobs import Jobs
+from ._keys import CONFIG, CORRELATION, HOST, JOBS, NARRATIONS
 from ._limits import bounded
 from ._narration import Narrations
 from ._refusal import Refusal, own_fault
-from ._tasks import CORRELATION, JOBS, NARRATIONS, STREAM, add_task_routes, answer
+from ._routes import Route, add_routes, answer
 
 logger = get_logger(__name__)
-
-HOST = web.AppKey("host", AdapterHost)
-CONFIG = web.AppKey("config", ServerConfig)
 
 _CORRELATION_ID = "X-Correlation-Id"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -38,14 +37,16 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     app = web.Application(middlewares=middlewares, client_max_size=config.server.max_body)
     app[HOST] = host
     app[CONFIG] = config
-    app[STREAM] = config.stream
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_stop)
     app.on_response_prepare.append(_name)
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/v1/pools/{pool_id}/health", _pool_health)
-    add_task_routes(app)
+    add_routes(app, routes_of(config))
     return app
+
+
+def routes_of(config: ServerConfig) -> tuple[Route, ...]:  # noqa: ARG001  # what is off is not served
+    """All that an application with this config serves."""
+    return (*_tasks.ROUTES, *_control.ROUTES)
 
 
 async def _run(app: web.Application) -> AsyncIterator[None]:
@@ -107,15 +108,3 @@ def refused(refusal: Refusal) -> web.Response:
             "X-Backoff-Ms": str(error.retry_after_ms),
         }
     return answer(refusal.status, error, headers)
-
-
-async def _healthz(_: web.Request) -> web.Response:
-    return answer(200, {"status": "ok"})
-
-
-async def _pool_health(request: web.Request) -> web.Response:
-    try:
-        replicas = await request.app[HOST].health(request.match_info["pool_id"])
-    except PoolUnavailable as error:
-        return answer(404, Error.of(error))
-    return answer(200 if any(health.ready for health in replicas.values()) else 503, replicas)

@@ -1,43 +1,44 @@
 """The data plane over HTTP: send a task, read its stream, cancel it."""
 
 import contextlib
-import math
-from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from llama_orch_adapter_api import AdapterError, get_logger
+from msgspec import UNSET, UnsetType
 
 from ._config import StreamSettings
 from ._job import Job
-from ._jobs import Jobs
-from ._narration import Narrations
+from ._keys import CONFIG, CORRELATION, JOBS, NARRATIONS
 from ._reader import Manner, Reader
 from ._refusal import Refusal, invalid
-from ._wire import read_submission
+from ._routes import Flag, Reply, Route, answer, read_query
+from ._wire import Accepted, Frame, Submission, TaskView, read_submission
 
 logger = get_logger(__name__)
 
-JOBS = web.AppKey("jobs", Jobs)
-NARRATIONS = web.AppKey("narrations", Narrations)
-STREAM = web.AppKey("stream", StreamSettings)
-CORRELATION = web.RequestKey("correlation", str)
-
-_HEARTBEATS = (1.0, 300.0)
+_LEAST_HEARTBEAT = 1.0
 _LEAST_PATIENCE = 1.0
 
 
-def add_task_routes(app: web.Application) -> None:
-    """The routes of tasks. `app` has the keys above by the time it serves."""
-    app.router.add_post("/v1/tasks", _submit)
-    app.router.add_get("/v1/tasks/{task_id}", _view, allow_head=False)
-    app.router.add_get("/v1/tasks/{task_id}/stream", _stream, allow_head=False)
-    app.router.add_post("/v1/tasks/{task_id}/cancel", _cancel)
+class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a stream is to be written, where not as configured."""
 
+    heartbeat: Annotated[
+        Annotated[float, msgspec.Meta(ge=0, le=300)] | UnsetType,
+        msgspec.Meta(description="seconds of silence after which a comment is sent, from 1 to 300, or 0 for none"),
+    ] = UNSET
+    narration: Annotated[
+        Flag | UnsetType, msgspec.Meta(description="true or false: tell the story of the task, for people")
+    ] = UNSET
+    batch: Annotated[
+        Flag | UnsetType, msgspec.Meta(description="true or false: write tokens that are there together in one go")
+    ] = UNSET
 
-def answer(status: int, body: object, headers: dict[str, str] | None = None) -> web.Response:
-    """A body as JSON."""
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json", headers=headers)
+    def __post_init__(self) -> None:
+        if self.heartbeat is not UNSET and 0 < self.heartbeat < _LEAST_HEARTBEAT:
+            raise ValueError(f"heartbeat is {self.heartbeat:g}")
 
 
 async def _submit(request: web.Request) -> web.Response:
@@ -59,7 +60,7 @@ async def _view(request: web.Request) -> web.Response:
 
 async def _stream(request: web.Request) -> web.StreamResponse:
     jobs = request.app[JOBS]
-    manner = manner_of(request.query, request.app[STREAM])
+    manner = manner_of(read_query(request, StreamQuery), request.app[CONFIG].stream)
     job = jobs.find(request.match_info["task_id"])
     jobs.take(job)
     try:
@@ -90,33 +91,76 @@ async def _cancel(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-def manner_of(query: Mapping[str, str], settings: StreamSettings) -> Manner:
-    """How a stream is to be written: as configured, where the query does not say otherwise. Raises `Refusal`."""
+def manner_of(query: StreamQuery, settings: StreamSettings) -> Manner:
+    """How a stream is to be written: as configured, where the query does not say otherwise."""
     return Manner(
-        heartbeat=_seconds(query.get("heartbeat"), settings.heartbeat),
-        narration=_flag("narration", query.get("narration"), usual=settings.narration),
+        heartbeat=settings.heartbeat if query.heartbeat is UNSET else query.heartbeat,
+        narration=settings.narration if query.narration is UNSET else query.narration == "true",
         narration_every=settings.narration_every,
-        batch=_flag("batch", query.get("batch"), usual=settings.batch),
+        batch=settings.batch if query.batch is UNSET else query.batch == "true",
         patience=max(_LEAST_PATIENCE, settings.unread_expiry),
     )
 
 
-def _flag(name: str, given: str | None, *, usual: bool) -> bool:
-    if given is None:
-        return usual
-    if given not in {"true", "false"}:
-        raise invalid(f"{name} is {given[:20]!a}; give true or false")
-    return given == "true"
+_UNKNOWN = "No task has this id; it is forgotten, or was never sent here."
 
-
-def _seconds(given: str | None, usual: float) -> float:
-    if given is None:
-        return usual
-    least, most = _HEARTBEATS
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if seconds != 0 and not least <= seconds <= most:
-        raise invalid(f"heartbeat is {given[:20]!a}; give seconds from {least:g} to {most:g}, or 0 for none")
-    return seconds
+ROUTES = (
+    Route(
+        name="submitTask",
+        method="POST",
+        path="/v1/tasks",
+        handler=_submit,
+        summary="Send a task. It runs from now on, read or not.",
+        body=Submission,
+        example={"pool_id": "chat", "prompt": "Why is the sky blue?", "max_tokens": 16},
+        replies={202: Reply("It was taken in.", Accepted, headers=("Location",))},
+        refusals={
+            400: "The task cannot be read.",
+            404: "No pool has this id.",
+            409: "A task with this id is known already.",
+            429: "The queue of the pool is full, or too many tasks are known.",
+            503: "The pool takes no tasks, or the process is stopping.",
+        },
+        follows=("viewTask", "streamTask", "cancelTask", "explainTask"),
+    ),
+    Route(
+        name="viewTask",
+        method="GET",
+        path="/v1/tasks/{task_id}",
+        handler=_view,
+        summary="How a task stands with its pool and its readers.",
+        replies={200: Reply("It is known.", TaskView)},
+        refusals={404: _UNKNOWN},
+    ),
+    Route(
+        name="streamTask",
+        method="GET",
+        path="/v1/tasks/{task_id}/stream",
+        handler=_stream,
+        summary="Read a task's events: started, tokens and metrics, then end or error. One reader at a time.",
+        query=StreamQuery,
+        replies={
+            200: Reply(
+                "Server-sent events, each with these fields; lines that begin with a colon are comments.",
+                Frame,
+                ("text/event-stream",),
+                ("Cache-Control", "X-Accel-Buffering"),
+            )
+        },
+        refusals={
+            400: "The query cannot be read.",
+            404: _UNKNOWN,
+            409: "Another one reads it.",
+            410: "It was read to its end, or nobody read it for too long.",
+        },
+    ),
+    Route(
+        name="cancelTask",
+        method="POST",
+        path="/v1/tasks/{task_id}/cancel",
+        handler=_cancel,
+        summary="End a task, wherever it is; not one token of it is handed out afterwards. Twice is once.",
+        replies={204: Reply("It is over.")},
+        refusals={404: _UNKNOWN},
+    ),
+)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import msgspec
-from llama_orch_adapter_api import AdapterError, TaskRequest, one_line
+from llama_orch_adapter_api import AdapterError, End, Error, Metrics, Started, TaskRequest, Token, one_line
 
 State = Literal["queued", "running", "ended"]
 
@@ -54,6 +54,56 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     queued_ms: float
     running_ms: float | None = None
 
+
+class Sentence(msgspec.Struct, frozen=True):
+    """A line for people of what is done for a task."""
+
+    human: str
+
+
+class StartedFrame(msgspec.Struct, frozen=True, tag_field="event", tag="started"):
+    """A server-sent event; `id` counts all events of a task, so that a gap is metrics that were dropped."""
+
+    id: int
+    data: Started
+
+
+class TokenFrame(msgspec.Struct, frozen=True, tag_field="event", tag="token"):
+    """A piece of the answer; none is ever dropped."""
+
+    id: int
+    data: Token
+
+
+class MetricsFrame(msgspec.Struct, frozen=True, tag_field="event", tag="metrics"):
+    """How the task is getting on; may be dropped."""
+
+    id: int
+    data: Metrics
+
+
+class EndFrame(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
+    """The last one."""
+
+    id: int
+    data: End
+
+
+class ErrorFrame(msgspec.Struct, frozen=True, tag_field="event", tag="error"):
+    """The last one of a task that failed."""
+
+    id: int
+    data: Error
+
+
+class NarrationFrame(msgspec.Struct, frozen=True, tag_field="event", tag="narration"):
+    """None of the task's events, so that it has no id."""
+
+    data: Sentence
+
+
+Frame = StartedFrame | TokenFrame | MetricsFrame | EndFrame | ErrorFrame | NarrationFrame
+"""What a stream is made of; `_sse` writes each as three lines."""
 
 _decoder = msgspec.json.Decoder(Submission)
 

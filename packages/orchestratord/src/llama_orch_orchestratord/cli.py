@@ -26,8 +26,8 @@ from llama_orch_adapter_host.observe import json_logging, text_logging
 from ._app import create_app
 from ._auth import check_exposed
 from ._config import OpenAISettings, ServerConfig, read_config
+from ._keys import JOBS
 from ._server import Signals, listening, signals, until_urged
-from ._tasks import JOBS
 
 DEFAULT_CONFIG = Path("orchestratord.toml")
 DEFAULT_POOLS = Path("pools.toml")

@@ -1,0 +1,91 @@
+"""What a route is: how it is reached, what it takes, what it answers. Router and document are made of the same table.
+
+A room of handlers has its routes in a tuple `ROUTES`; `_app.routes_of` puts those of all rooms together.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from llama_orch_adapter_api import one_line
+
+from ._refusal import invalid
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+JSON = "application/json"
+
+Flag = Literal["true", "false"]
+"""A yes or no in a query."""
+
+_LONGEST = 200
+"""Characters of a refusal: what the sender wrote stands in it."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a status means. `body` is the type that is written as `media`; None where there is no body.
+
+    `headers` are the names of those that it always has, besides what every answer has.
+    """
+
+    description: str
+    body: Any = None
+    media: tuple[str, ...] = (JSON,)
+    headers: tuple[str, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one path. Who may use it, `_auth` says, by both.
+
+    `query` is a Struct of texts that `read_query` reads; its fields carry their description. `body` is the type that
+    the request's JSON is read as, and `example` one that can be sent. `refusals` are the statuses from 400 up that are
+    this route's own, each with its reason; their body is an `Error` unless `replies` say otherwise. `head`: whether
+    HEAD is answered, too. `follows` are the names of routes that take the `task_id` of the answer's body.
+    """
+
+    name: str
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    summary: str
+    replies: Mapping[int, Reply]
+    refusals: Mapping[int, str] = {}
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    example: Mapping[str, object] | None = None
+    head: bool = False
+    follows: tuple[str, ...] = ()
+
+
+def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
+    """Serve them."""
+    for route in routes:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler, allow_head=route.head)
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+
+
+def answer(status: int, body: object, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A body as JSON."""
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type=JSON, headers=headers)
+
+
+def read_query(request: web.Request, kind: type[S]) -> S:
+    """The query as a Struct: what it does not know, and what stands there twice, is refused. Raises `Refusal`."""
+    query = request.query
+    given = dict(query)
+    if len(given) != len(query):
+        raise invalid("the query has a name twice; give each once")
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(f"the query cannot be read: {one_line(str(error))[:_LONGEST]}; give {_usage(kind)}") from None
+
+
+def _usage(kind: type[msgspec.Struct]) -> str:
+    _, components = msgspec.json.schema_components((kind,))
+    fields = components[kind.__name__]["properties"]
+    return "; ".join(f"{name}: {field['description']}" for name, field in fields.items())
