@@ -15,6 +15,7 @@ from ._record import AttemptRecord, FlightRecord
 from ._report import ReloadError, ReloadReport
 from ._retry import RetryPolicy
 from ._scan import Plugin
+from ._status import ReplicaStatus
 from ._stream import Result, Submission, TokenStream
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "PoolPolicy",
     "ReloadError",
     "ReloadReport",
+    "ReplicaStatus",
     "Result",
     "RetryPolicy",
     "Snapshot",

@@ -40,6 +40,7 @@ from ._policy import PoolPolicy
 from ._pool import Pool
 from ._probe import FAREWELL_LIMIT, farewell
 from ._registry import Registry
+from ._status import Stage
 
 T = TypeVar("T")
 
@@ -63,6 +64,13 @@ class Fleet:
     def bindings(self) -> tuple[Binding, ...]:
         """Every binding whose adapter is not closed: seated, not yet seated, or taken over from."""
         return tuple(self._by_key.values())
+
+    def stage(self, binding: Binding) -> Stage:
+        """How far a binding has come in its life."""
+        if binding not in self._served:
+            return "building"
+        info = binding.info
+        return "bound" if self.registry.find(info.pool_id, info.replica_id) is binding else "leaving"
 
     # --- a binding's life
 

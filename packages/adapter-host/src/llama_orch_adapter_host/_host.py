@@ -16,8 +16,6 @@ from llama_orch_adapter_api import (
     Timeouts,
     WorkerAdapter,
     WorkerError,
-    WorkerHealth,
-    WorkerProps,
     get_logger,
 )
 
@@ -26,7 +24,6 @@ from ._binding import Binding
 from ._blueprint import Blueprint, Wish, raise_all, read_blueprints
 from ._bus import Bus, Observer
 from ._call import Call
-from ._capabilities import CapabilitySnapshot, PoolCapabilities
 from ._changes import Changes
 from ._config import ConfigError, HostConfig
 from ._confirm import confirmed
@@ -37,9 +34,9 @@ from ._fleet import Fleet
 from ._flight import cancelled
 from ._guard import told
 from ._ledger import Ledger
+from ._looks import Looks
 from ._plugins import Plugins
 from ._policy import PoolPolicy
-from ._probe import ask_health, ask_props
 from ._receipt import CancelReceipt
 from ._record import FlightRecord
 from ._relay import Relay
@@ -62,7 +59,7 @@ _LOOK = 0.05
 """Seconds between two looks for a task whose client is gone already, and which may be submitted yet."""
 
 
-class AdapterHost(Changes, Ending):
+class AdapterHost(Looks, Changes, Ending):
     """Finds adapters, binds one per replica, and puts one behaviour around all of them. One per event loop.
 
     Use it as `async with AdapterHost.from_config("pools.toml") as host:`; leaving the block ends every stream, and the
@@ -241,39 +238,6 @@ class AdapterHost(Changes, Ending):
         """Which replicas a task was sent to, why, and what each answered; None for one that is unknown or long gone."""
         return self._ledger.record(task_id)
 
-    # --- looking at a pool
-
-    async def health(self, pool_id: str) -> Mapping[str, WorkerHealth]:
-        """How each replica is, by replica_id; one that does not answer is `down`. Raises `PoolUnavailable`."""
-        return await self._ask(pool_id, ask_health)
-
-    async def props(self, pool_id: str) -> Mapping[str, WorkerProps | WorkerError]:
-        """Capacity and capabilities by replica_id, or why they are not known. Raises `PoolUnavailable`."""
-        return await self._ask(pool_id, ask_props)
-
-    def capabilities(self) -> CapabilitySnapshot:
-        """What every replica of every pool can do, as it was last seen. Asks no engine."""
-        return CapabilitySnapshot(
-            {
-                pool.id: PoolCapabilities(
-                    {
-                        name: self._fleet.cache.of(bound, pool.policy.health.longest)
-                        for name, bound in pool.bindings.items()
-                    }
-                )
-                for pool in self._registry.pools()
-            }
-        )
-
-    def refusal(self, pool_id: str) -> PoolUnavailable | None:
-        """Why a task of this pool would be refused now, None where a replica takes one. Asks no engine."""
-        try:
-            self._check_open(pool_id)
-            pool = self._registry.pool(pool_id)
-        except PoolUnavailable as error:
-            return error
-        return self._router.refusal(pool, asyncio.get_running_loop().time())
-
     # --- inside
 
     def _admit(self, pool_id: str, task: TaskRequest) -> Call:
@@ -310,13 +274,6 @@ class AdapterHost(Changes, Ending):
             raise PoolUnavailable(
                 "this host is stopping · use another one", detail="draining", phase="queue", pool=pool_id
             )
-
-    async def _ask(self, pool_id: str, ask: Callable[[Binding], Awaitable[T]]) -> dict[str, T]:
-        """Ask every replica of a pool at once."""
-        self._check_open(pool_id)
-        pool = dict(self._registry.pool(pool_id).bindings)  # a replica bound meanwhile is not asked
-        answers = await asyncio.gather(*(ask(binding) for binding in pool.values()))
-        return dict(zip(pool, answers, strict=True))
 
     def _blueprints(self) -> list[Blueprint]:
         plugins, config = self.plugins, self._read()  # found in any case: a later `bind` may not block the loop
