@@ -56,6 +56,18 @@ async def test_it_sees_its_client_leave():
     assert ended[0].ended >= moment
 
 
+async def test_one_that_was_killed_comes_back_in_its_place():
+    """An engine that listens at the port of one that was killed is found where that was."""
+    async with EngineProcess(Behaviour(tokens=1)) as killed:
+        await ask(killed.url, post("/completion", {"prompt": "a"}))
+        await killed.kill()
+    async with EngineProcess(Behaviour(tokens=1, port=int(killed.url.rsplit(":", 1)[1]))) as engine:
+        got = events(await ask(killed.url, post("/completion", {"prompt": "a"})))
+
+    assert engine.url == killed.url
+    assert [each["content"] for each in got] == ["a.0 ", ""]
+
+
 @pytest.mark.parametrize("at", [1, 17, 200, 201, 5000])
 async def test_it_dies_at_a_byte(at: int):
     """`die_after` bytes of all that it wrote, whoever got them, it is gone."""

@@ -21,7 +21,9 @@ async def serve(options: dict[str, Any]) -> None:
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async with LoopbackEngine(fake, idle=behaviour.idle, send_buffer=behaviour.send_buffer) as engine:
+    async with LoopbackEngine(
+        fake, idle=behaviour.idle, send_buffer=behaviour.send_buffer, port=behaviour.port
+    ) as engine:
         _say({"url": engine.url})
         while await lines.readline():
             _say(_report(engine, fake))

@@ -20,7 +20,7 @@ _BACKLOG = 1024
 
 
 class LoopbackEngine:
-    """A server on a free port of 127.0.0.1 that lives as long as its `async with` block.
+    """A server on 127.0.0.1, at `port` or a free one, that lives as long as its `async with` block.
 
     What the script does not name gets a 404. An exception in the script, in a gate or in reading a request closes
     that connection and is raised where the block ends. With a context of a server as `tls` it speaks https. It drops
@@ -35,6 +35,7 @@ class LoopbackEngine:
         tls: ssl.SSLContext | None = None,
         idle: float | None = None,
         send_buffer: int | None = None,
+        port: int = 0,
     ) -> None:
         self.requests: list[Request] = []
         self.connections_made = 0
@@ -42,6 +43,7 @@ class LoopbackEngine:
         self._tls = tls
         self._idle = idle
         self._send_buffer = send_buffer
+        self._port = port
         self._connections: set[Connection] = set()
         self._failures: list[BaseException] = []
         self._changed = asyncio.Event()
@@ -75,14 +77,14 @@ class LoopbackEngine:
         self._server = await loop.create_server(
             lambda: Connection(self._answer, self._opened, self._closed, self._idle),
             "127.0.0.1",
-            0,
+            self._port,
             ssl=self._tls,
             backlog=_BACKLOG,
         )
         if self._send_buffer is not None:
             for listening in self._server.sockets:  # those that it accepts take it over
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
-        self._port: int = self._server.sockets[0].getsockname()[1]
+        self._port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(

@@ -32,7 +32,8 @@ class Behaviour:
 
     It drops a kept connection after `idle`, closes any after `per_connection` requests, and answers each
     `reset_reused`-th request on a kept one by a reset. After `die_after` bytes of all that it writes, SIGKILL ends its
-    process. `send_buffer` bounds, in bytes, what the system takes of an answer that nobody reads.
+    process. `send_buffer` bounds, in bytes, what the system takes of an answer that nobody reads. It listens at `port`,
+    0 being any free one: with that of one that died, it comes back in its place.
     """
 
     dialect: DialectName = "llamacpp"
@@ -51,6 +52,7 @@ class Behaviour:
     reset_reused: int = 0
     die_after: int | None = None
     send_buffer: int | None = None
+    port: int = 0
     toxics: tuple[Toxic, ...] = ()
 
     @classmethod
