@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
@@ -19,6 +20,7 @@ from llama_orch_adapter_api import (
     End,
     Started,
     TaskRequest,
+    Timeouts,
     Token,
     TokenEvent,
     WorkerAdapter,
@@ -30,6 +32,8 @@ from llama_orch_adapter_host import AdapterHost, Plugins, PoolPolicy
 from llama_orch_adapter_testkit import run_virtual
 from llama_orch_orchestratord import create_app
 from llama_orch_orchestratord._config import ServerConfig, parse_config
+from llama_orch_orchestratord._counts import Census
+from llama_orch_orchestratord._keys import JOBS
 
 T = TypeVar("T")
 
@@ -46,7 +50,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Engine(WorkerAdapter):
-    """Speaks by its script; `begun` are the tasks it was sent, `freed` counts those it let go of."""
+    """Speaks by its script; `begun` are the tasks it was sent, `freed` counts those it let go of.
+
+    `asked` counts the looks at it.
+    """
 
     def __init__(self, script: Script, slots: int | None = 4) -> None:
         self.script = script
@@ -54,6 +61,7 @@ class Engine(WorkerAdapter):
         self.begun: list[TaskRequest] = []
         self.freed = 0
         self.said = 0
+        self.asked = 0
         self.told = WorkerHealth(live=True, ready=True, state="ready")
 
     @property
@@ -62,9 +70,11 @@ class Engine(WorkerAdapter):
         return len(self.begun) - self.freed
 
     async def health(self) -> WorkerHealth:
+        self.asked += 1
         return self.told
 
     async def props(self) -> WorkerProps:
+        self.asked += 1
         return WorkerProps(self.slots, None, Capabilities("words", "1", "m", datetime.now(UTC), slots=self.slots))
 
     async def engine_version(self) -> str:
@@ -142,6 +152,10 @@ class Client:
         transports = [each.transport for each in self._server.connections]
         return [each.get_write_buffer_size() for each in transports if each is not None]
 
+    def census(self) -> Census:
+        """How many tasks the pool has of each kind."""
+        return self.app[JOBS].census()["chat"]
+
     async def post(self, body: object, **headers: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
         """Send a task: the status, the body, the headers."""
         async with self.session.post(f"{self.url}/v1/tasks", json=body, headers=headers) as response:
@@ -168,6 +182,17 @@ class Client:
         """A stream, to be entered, read in pieces and left."""
         return self.session.get(f"{self.url}/v1/tasks/{task_id}/stream{query}")
 
+    async def order(self, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+        """POST without a body: the status and the answer."""
+        async with self.session.post(self.url + path, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def stop(self, drain: float) -> "asyncio.Task[None]":
+        """Begin to stop, as at a signal; the task ends with the last stream, or when so many seconds are over."""
+        closing = asyncio.create_task(self.app[JOBS].aclose(drain))
+        await until(lambda: self.app[JOBS].stopping)
+        return closing
+
     async def cancel(self, task_id: str) -> int:
         async with self.session.post(f"{self.url}/v1/tasks/{task_id}/cancel") as response:
             return response.status
@@ -188,12 +213,21 @@ def plugins_of(*engines: WorkerAdapter) -> Plugins:
 
 @asynccontextmanager
 async def serving(
-    *engines: WorkerAdapter, toml: str = "", policy: PoolPolicy | None = None, told: bool = True
+    *engines: WorkerAdapter,
+    toml: str = "",
+    policy: PoolPolicy | None = None,
+    told: bool = True,
+    timeouts: Timeouts | None = None,
+    file: Path | None = None,
 ) -> AsyncIterator[Client]:
-    """These engines as the replicas of the pool `chat`; `told`: handlers are cancelled when their client leaves."""
-    host = AdapterHost(plugins=plugins_of(*engines))
-    for i in range(len(engines)):
-        host.bind("chat", "words", {}, replica_id=str(i), policy=policy)
+    """These engines as the replicas of the pool `chat`, or as a file of pools says.
+
+    `told`: handlers are cancelled when their client leaves.
+    """
+    plugins = plugins_of(*engines)
+    host = AdapterHost(plugins=plugins) if file is None else AdapterHost.from_config(file, plugins)
+    for i in range(len(engines) if file is None else 0):
+        host.bind("chat", "words", {}, replica_id=str(i), policy=policy, timeouts=timeouts)
     app = create_app(host, settings(toml))
     runner = web.AppRunner(app, handler_cancellation=told, shutdown_timeout=1.0)
     await runner.setup()

@@ -125,7 +125,7 @@ class Changes(ABC):
     def _config(self, change: HostConfig | None) -> HostConfig:
         config = self._read() if change is None else change
         if config is None:
-            raise ConfigError(["this host was made without a config; give reload() one"])
+            raise ConfigError(["this host was made without a config; give reload() one, or make it from a file"])
         return config
 
     def _blueprints_of(self, config: HostConfig, ignored: list[str]) -> list[Blueprint]:

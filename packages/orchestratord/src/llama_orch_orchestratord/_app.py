@@ -10,13 +10,15 @@ from aiohttp.typedefs import Handler
 from llama_orch_adapter_api import AdapterError, Error, get_logger
 from llama_orch_adapter_host import AdapterHost
 
-from . import _control, _tasks
+from . import _control, _looks, _metrics, _pools, _tasks
 from ._auth import guard
 from ._config import ServerConfig
 from ._jobs import Jobs
 from ._keys import CONFIG, CORRELATION, HOST, JOBS, NARRATIONS
 from ._limits import bounded
+from ._metrics import SCRAPES, Scrapes
 from ._narration import Narrations
+from ._pools import DRAINS, Drains
 from ._refusal import Refusal, own_fault
 from ._routes import Route, add_routes, answer
 
@@ -37,6 +39,7 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     app = web.Application(middlewares=middlewares, client_max_size=config.server.max_body)
     app[HOST] = host
     app[CONFIG] = config
+    app[SCRAPES] = Scrapes(host)
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_stop)
     app.on_response_prepare.append(_name)
@@ -46,16 +49,19 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
 
 def routes_of(config: ServerConfig) -> tuple[Route, ...]:  # noqa: ARG001  # what is off is not served
     """All that an application with this config serves."""
-    return (*_tasks.ROUTES, *_control.ROUTES)
+    return (*_tasks.ROUTES, *_looks.ROUTES, *_pools.ROUTES, *_control.ROUTES, *_metrics.ROUTES)
 
 
 async def _run(app: web.Application) -> AsyncIterator[None]:
     async with app[HOST] as host:
         app[JOBS] = jobs = Jobs(host, app[CONFIG])
         app[NARRATIONS] = narrations = Narrations()
-        deafen = (host.observe(jobs), host.observe(narrations))
+        app[DRAINS] = drains = Drains(host)
+        app[SCRAPES].count(jobs)
+        deafen = (host.observe(jobs), host.observe(narrations), app[SCRAPES].deafen)
         yield
         await jobs.aclose(drain=0)
+        await drains.ended()
         for each in deafen:
             each()
 

@@ -1,18 +1,18 @@
-"""The control plane over HTTP: how the process and its pools are."""
+"""Signs of life, for those who run the process. They tell nothing of pools, tasks or engines."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 from aiohttp import web
-from llama_orch_adapter_api import PoolUnavailable, WorkerHealth
+from llama_orch_adapter_api import PoolUnavailable
+from llama_orch_adapter_host import AdapterHost
 
-from ._keys import HOST
+from ._keys import HOST, JOBS
 from ._refusal import Refusal
 from ._routes import Reply, Route, answer
 
-Healths = Mapping[str, WorkerHealth]
-"""By replica."""
+_BUSY = frozenset(("at_capacity", "overloaded"))
+"""Details of a refusal by replicas that are ready, but have enough to do."""
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -21,16 +21,34 @@ class Life(msgspec.Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
+class Readiness(msgspec.Struct, frozen=True):
+    """A task that is sent now would run, or wait for a slot."""
+
+    status: Literal["ready"] = "ready"
+
+
 async def _healthz(_: web.Request) -> web.Response:
     return answer(200, Life())
 
 
-async def _pool_health(request: web.Request) -> web.Response:
-    try:
-        replicas = await request.app[HOST].health(request.match_info["pool_id"])
-    except PoolUnavailable as error:
-        raise Refusal(404, error) from None
-    return answer(200 if any(health.ready for health in replicas.values()) else 503, replicas)
+async def _readyz(request: web.Request) -> web.Response:
+    why = unready(request.app[HOST], stopping=request.app[JOBS].stopping)
+    if why is not None:
+        raise Refusal(503, why)
+    return answer(200, Readiness())
+
+
+def unready(host: AdapterHost, *, stopping: bool) -> PoolUnavailable | None:
+    """Why no task should be sent here; None where a pool has a replica that is ready. Asks no engine."""
+    if stopping:
+        return PoolUnavailable("this orchestrator is stopping · use another one", detail="draining")
+    refusals = [host.refusal(pool_id) for pool_id in host.pools()]
+    if any(refusal is None or refusal.detail in _BUSY for refusal in refusals):
+        return None
+    if any(refusal is not None and refusal.detail == "loading" for refusal in refusals):
+        return PoolUnavailable("no replica is ready: a model is being loaded · wait", detail="loading")
+    told = "no replica is ready" if refusals else "no pool is bound"
+    return PoolUnavailable(f"{told} · GET /v1/capabilities and each pool's health tell why", detail="unreachable")
 
 
 ROUTES = (
@@ -44,16 +62,13 @@ ROUTES = (
         head=True,
     ),
     Route(
-        name="poolHealth",
+        name="readyz",
         method="GET",
-        path="/v1/pools/{pool_id}/health",
-        handler=_pool_health,
-        summary="How each replica of a pool is. Their engines are asked now.",
-        replies={
-            200: Reply("One at least is ready.", Healths),
-            503: Reply("None is ready.", Healths),
-        },
-        refusals={404: "No pool has this id."},
+        path="/readyz",
+        handler=_readyz,
+        summary="Whether tasks should be sent here: a replica of any pool is ready, and the process is not stopping.",
+        replies={200: Reply("They should.", Readiness)},
+        refusals={503: "They should not; the message says why."},
         head=True,
     ),
 )

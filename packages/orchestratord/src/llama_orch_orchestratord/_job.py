@@ -8,7 +8,7 @@ from llama_orch_adapter_host import TokenStream
 
 from ._outbox import Outbox
 from ._sse import frame
-from ._wire import State
+from ._wire import State, TaskView
 
 CANCELLED = End(tokens_in=None, tokens_out=None, finish_reason="cancelled")
 
@@ -81,6 +81,25 @@ class Job:
             return "read"
         return "reading" if self.taken else "unread"
 
+    def waited(self, now: float) -> float:
+        """Seconds from its admission until it had a slot, or ended without one; until now where neither has been."""
+        until = self.started if self.started is not None else self.ended
+        return (now if until is None else until) - self.admitted
+
+    def view(self, queue_position: int | None, now: float) -> TaskView:
+        """How it is now."""
+        until = now if self.ended is None else self.ended
+        return TaskView(
+            task_id=self.task_id,
+            pool_id=self.pool_id,
+            state=self.state,
+            read=self.reading,
+            unread_events=len(self.outbox),
+            queue_position=queue_position,
+            queued_ms=_ms(self.waited(now)),
+            running_ms=None if self.started is None else _ms(until - self.started),
+        )
+
     def due(self, now: float) -> TaskRequest:
         """The task as the host is to have it: with what is left of its time. Not for one that is over."""
         assert self._task is not None  # noqa: S101  # what is over is not sent again
@@ -129,3 +148,7 @@ class Job:
         number = self._number
         self._number = number + 1
         return frame(number, event)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

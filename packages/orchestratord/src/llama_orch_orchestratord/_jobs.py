@@ -3,18 +3,30 @@
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from llama_orch_adapter_api import End, PoolUnavailable, TaskRequest, WorkerError, get_logger
 from llama_orch_adapter_host import AdapterHost
 from llama_orch_adapter_host.events import Event, HostEvent, ReplicaEvent
 
 from ._config import ServerConfig
+from ._counts import Census, Counts, Loss, census
 from ._job import CANCELLED, Job
 from ._lane import Lane
 from ._outbox import Outbox
 from ._queue import QueueFullError
-from ._refusal import dropped, full, invalid, known_task, own_fault, stopping, too_late, unavailable, unknown_task
+from ._refusal import (
+    Refusal,
+    dropped,
+    full,
+    invalid,
+    known_task,
+    own_fault,
+    stopping,
+    too_late,
+    unavailable,
+    unknown_task,
+)
 from ._slots import Slots
 from ._timers import Timers
 from ._wire import Accepted, TaskView
@@ -43,7 +55,8 @@ class Jobs:
         self._errands: set[asyncio.Task[None]] = set()
         self._timers: Timers[Job] = Timers(self._loop)
         self._wakes: Timers[Lane] = Timers(self._loop)
-        self._stopping = False
+        self.counts = Counts()
+        self.stopping = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -52,22 +65,13 @@ class Jobs:
 
     def admit(self, pool_id: str, task: TaskRequest) -> Accepted:
         """Take a task in and start it, or let it wait. Raises `Refusal`."""
-        self._check(pool_id, task)
-        lane = self._lane(pool_id)
-        now = self._loop.time()
-        stream = self._config.stream
-        job = Job(pool_id, task, Outbox(stream.unread_events, stream.unread_bytes), now)
         try:
-            gone = lane.queue.put(job, task.priority)
-        except QueueFullError as error:
-            wait = self._backoff(lane, now)
-            raise full(f"{error} for pool {pool_id!r} · come again in {wait:.3g} s", wait) from None
-        self._jobs[job.task_id] = job
-        if gone is not None:
-            self._over(gone, dropped(pool_id))
-        self._arm_deadline(job)
-        self._dispatch(lane)
-        return self._accepted(job, lane, now)
+            accepted = self._admit(pool_id, task)
+        except Refusal as refusal:
+            self.counts.refused(refusal.reason, pool_id if pool_id in self._host.pools() else None)
+            raise
+        self.counts.of(pool_id).admitted[task.priority] += 1
+        return accepted
 
     def find(self, task_id: str) -> Job:
         """Raises `Refusal` for one that is not known."""
@@ -78,18 +82,11 @@ class Jobs:
 
     def view(self, job: Job) -> TaskView:
         """How it is now."""
-        now = self._loop.time()
-        ended = now if job.ended is None else job.ended
-        return TaskView(
-            task_id=job.task_id,
-            pool_id=job.pool_id,
-            state=job.state,
-            read=job.reading,
-            unread_events=len(job.outbox),
-            queue_position=self._lane(job.pool_id).queue.position(job),
-            queued_ms=_ms((ended if job.started is None else job.started) - job.admitted),
-            running_ms=None if job.started is None else _ms(ended - job.started),
-        )
+        return job.view(self._lane(job.pool_id).queue.position(job), self._loop.time())
+
+    def census(self) -> Mapping[str, Census]:
+        """How many tasks there are of each kind now, by pool."""
+        return census(self._lanes.values(), self._jobs.values())
 
     async def cancel(self, job: Job) -> None:
         """End a task, wherever it is; not one token of it is handed out afterwards. One that is over stays so."""
@@ -123,7 +120,8 @@ class Jobs:
             job.read = True
             self._settle(job)
             return
-        if self._config.stream.cancel_on_disconnect:
+        if self._config.stream.cancel_on_disconnect and job.ended is None:
+            self.counts.of(job.pool_id).disconnects += 1
             await self.cancel(job)
         if job.state != "queued":
             self._await_reader(job)
@@ -137,7 +135,7 @@ class Jobs:
     def __call__(self, event: HostEvent) -> None:
         """A replica changed: look again what may start, in the loop's next turn."""
         lane = self._lanes.get(event.pool_id)
-        if lane is not None and lane.queue and not self._stopping:
+        if lane is not None and lane.queue and not self.stopping:
             lane.stir(self._loop.time())
             self._slots.forget()
             self._wakes.arm(lane, self._loop.time(), self._dispatch)
@@ -149,11 +147,11 @@ class Jobs:
 
         Until it is over, readers may still come.
         """
-        self._stopping = True
+        self.stopping = True
         self._wakes.close()
         for lane in self._lanes.values():
             while (job := lane.queue.take()) is not None:
-                self._over(job, stopping(lane.pool_id))
+                self._lose(job, stopping(lane.pool_id), "stopping")
         await self._host.aclose(drain)
         await self._end_errands()
         self._timers.close()
@@ -170,17 +168,36 @@ class Jobs:
 
     # --- admission
 
+    def _admit(self, pool_id: str, task: TaskRequest) -> Accepted:
+        self._check(pool_id, task)
+        lane = self._lane(pool_id)
+        now = self._loop.time()
+        stream = self._config.stream
+        job = Job(pool_id, task, Outbox(stream.unread_events, stream.unread_bytes), now)
+        try:
+            gone = lane.queue.put(job, task.priority)
+        except QueueFullError as error:
+            wait = self._backoff(lane, now)
+            raise full(f"{error} for pool {pool_id!r} · come again in {wait:.3g} s", wait, "queue_full") from None
+        self._jobs[job.task_id] = job
+        if gone is not None:
+            self._lose(gone, dropped(pool_id), "lru")
+        self._arm_deadline(job)
+        self._dispatch(lane)
+        return self._accepted(job, lane, now)
+
     def _check(self, pool_id: str, task: TaskRequest) -> None:
         """Raise what forbids taking a task in."""
-        refusal = stopping(pool_id) if self._stopping else self._host.refusal(pool_id)
+        refusal = stopping(pool_id) if self.stopping else self._host.refusal(pool_id)
         if refusal is not None and refusal.detail not in _PUSH_BACKS:
-            raise unavailable(refusal, known=self._stopping or pool_id in self._host.pools())
+            raise unavailable(refusal, known=self.stopping or pool_id in self._host.pools())
         if task.task_id in self._jobs:
             raise known_task(task.task_id)
         if len(self._jobs) >= self._config.tasks.limit:
             if not self._done:
                 wait = self._backoff(self._lane(pool_id), self._loop.time())
-                raise full(f"{len(self._jobs)} tasks are known, which is tasks.limit · come again later", wait)
+                told = f"{len(self._jobs)} tasks are known, which is tasks.limit · come again later"
+                raise full(told, wait, "table_full")
             self._forget(next(iter(self._done.values())))
 
     def _lane(self, pool_id: str) -> Lane:
@@ -208,7 +225,7 @@ class Jobs:
     def _dispatch(self, lane: Lane) -> None:
         """Start what may start; where the pool takes nothing now, come again when its pause is over."""
         now = self._loop.time()
-        while lane.queue and not self._stopping:
+        while lane.queue and not self.stopping:
             refusal = self._host.refusal(lane.pool_id)
             if now >= lane.paused_until and refusal is not None and refusal.detail in _PUSH_BACKS:
                 lane.pause(refusal.retry_after, now, self._chance())
@@ -216,7 +233,7 @@ class Jobs:
             if job is None:
                 break
             self._start(job, lane, now)
-        if lane.queue and now < lane.paused_until and not self._stopping:
+        if lane.queue and now < lane.paused_until and not self.stopping:
             self._wakes.arm(lane, lane.paused_until, self._dispatch)
 
     def _start(self, job: Job, lane: Lane, now: float) -> None:
@@ -232,7 +249,7 @@ class Jobs:
         try:
             outcome: End | WorkerError = await self._pump(job, lane)
         except WorkerError as error:
-            if _pushes_back(error) and not job.hushed and not self._stopping:
+            if _pushes_back(error) and not job.hushed and not self.stopping:
                 self._push_back(job, lane, error)
                 return
             outcome = error
@@ -254,6 +271,7 @@ class Jobs:
             return CANCELLED
         async with self._host.submit(job.pool_id, job.due(self._loop.time())) as stream:
             lane.flows()
+            self.counts.of(job.pool_id).waits.observe(job.waited(self._loop.time()))
             job.stream = stream
             async for event in stream:
                 if type(event) is End:
@@ -287,6 +305,10 @@ class Jobs:
             self._await_reader(job)
         self._dispatch(lane)
 
+    def _lose(self, job: Job, outcome: WorkerError, why: Loss) -> None:
+        self.counts.of(job.pool_id).dropped[why] += 1
+        self._over(job, outcome)
+
     def _arm_deadline(self, job: Job) -> None:
         if job.deadline is not None:
             self._timers.arm(job, job.deadline, self._overdue)
@@ -294,7 +316,7 @@ class Jobs:
     def _overdue(self, job: Job) -> None:
         """Its deadline passed while it waited."""
         if self._lane(job.pool_id).queue.remove(job):
-            self._over(job, too_late(job))
+            self._lose(job, too_late(job), "deadline")
 
     def _await_reader(self, job: Job) -> None:
         """Let it expire unless somebody reads it in time."""
@@ -305,6 +327,7 @@ class Jobs:
         """Nobody came to read it: it is ended, and what it said is forgotten."""
         job.expired = True
         if job.ended is None:
+            self.counts.of(job.pool_id).dropped["unread"] += 1
             cancelling = self._loop.create_task(self.cancel(job))
             self._errands.add(cancelling)
             cancelling.add_done_callback(self._errands.discard)
@@ -324,7 +347,3 @@ class Jobs:
 
 def _pushes_back(error: WorkerError) -> bool:
     return isinstance(error, PoolUnavailable) and error.detail in _PUSH_BACKS
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)

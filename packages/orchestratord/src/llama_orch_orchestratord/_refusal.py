@@ -1,17 +1,23 @@
 """What is not taken in, as an HTTP status and the error that is its body; and what ends a task without an engine."""
 
+from typing import Literal
+
 from llama_orch_adapter_api import AdapterError, DeadlineUnmet, InternalError, PoolUnavailable, WorkerError
 
 from ._job import Job
+
+Reason = Literal["invalid", "unknown_pool", "duplicate", "queue_full", "table_full", "draining", "unavailable"]
+"""Why a task was not taken in."""
 
 
 class Refusal(Exception):
     """An answer that is no success; `error` tells when to come again where that is known."""
 
-    def __init__(self, status: int, error: WorkerError) -> None:
+    def __init__(self, status: int, error: WorkerError, reason: Reason = "invalid") -> None:
         super().__init__(error.message)
         self.status = status
         self.error = error
+        self.reason = reason
 
 
 def invalid(message: str, *, status: int = 400, detail: str = "bad_request") -> Refusal:
@@ -30,19 +36,20 @@ def unknown_task(task_id: str) -> Refusal:
 
 def known_task(task_id: str) -> Refusal:
     """Another one has this id."""
-    return invalid(
-        f"task {task_id} is known already · leave task_id out to have one made", status=409, detail="duplicate_task"
-    )
+    message = f"task {task_id} is known already · leave task_id out to have one made"
+    return Refusal(409, AdapterError(message, detail="duplicate_task"), "duplicate")
 
 
-def full(message: str, retry_after: float) -> Refusal:
+def full(message: str, retry_after: float, reason: Reason) -> Refusal:
     """No room now, but in a while; in seconds."""
-    return Refusal(429, PoolUnavailable(message, detail="at_capacity", phase="queue", retry_after=retry_after))
+    return Refusal(429, PoolUnavailable(message, detail="at_capacity", phase="queue", retry_after=retry_after), reason)
 
 
 def unavailable(error: PoolUnavailable, *, known: bool) -> Refusal:
     """The host would refuse it: as long as the pool is one of its own, that may change."""
-    return Refusal(503 if known else 404, error)
+    if not known:
+        return Refusal(404, error, "unknown_pool")
+    return Refusal(503, error, "draining" if error.detail == "draining" else "unavailable")
 
 
 def too_late(job: Job) -> DeadlineUnmet:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from llama_orch_adapter_api import AdapterError, get_logger
+from llama_orch_adapter_api import AdapterError, TaskRequest, get_logger
 from msgspec import UNSET, UnsetType
 
 from ._config import StreamSettings
@@ -13,7 +13,7 @@ from ._job import Job
 from ._keys import CONFIG, CORRELATION, JOBS, NARRATIONS
 from ._reader import Manner, Reader
 from ._refusal import Refusal, invalid
-from ._routes import Flag, Reply, Route, answer, read_query
+from ._routes import JSON, Flag, Reply, Route, answer, read_query
 from ._wire import Accepted, Frame, Submission, TaskView, read_submission
 
 logger = get_logger(__name__)
@@ -42,15 +42,24 @@ class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def _submit(request: web.Request) -> web.Response:
-    if request.content_type != "application/json":
-        raise invalid("the body is no application/json; send it with that Content-Type", status=415)
-    body = await request.read()
+    jobs = request.app[JOBS]
     try:
-        pool_id, task = read_submission(body, request[CORRELATION])
+        pool_id, task = await _read_task(request)
+    except Refusal as refusal:
+        jobs.counts.refused(refusal.reason)
+        raise
+    accepted = jobs.admit(pool_id, task)
+    return answer(202, accepted, {"Location": f"/v1/tasks/{accepted.task_id}"})
+
+
+async def _read_task(request: web.Request) -> tuple[str, TaskRequest]:
+    """A request's body as a pool and a task. Raises `Refusal`."""
+    if request.content_type != JSON:
+        raise invalid(f"the body is no {JSON}; send it with that Content-Type", status=415)
+    try:
+        return read_submission(await request.read(), request[CORRELATION])
     except AdapterError as error:
         raise Refusal(400, error) from None
-    accepted = request.app[JOBS].admit(pool_id, task)
-    return answer(202, accepted, {"Location": f"/v1/tasks/{accepted.task_id}"})
 
 
 async def _view(request: web.Request) -> web.Response:
