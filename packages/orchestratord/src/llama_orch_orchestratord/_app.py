@@ -4,13 +4,15 @@ import math
 import re
 import uuid
 from collections.abc import AsyncIterator
+from itertools import chain
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from llama_orch_adapter_api import AdapterError, Error, get_logger
 from llama_orch_adapter_host import AdapterHost
 
-from . import _control, _looks, _metrics, _pools, _tasks
+from . import _control, _looks, _metrics, _openapi, _pools, _tasks
 from ._auth import guard
 from ._config import ServerConfig
 from ._jobs import Jobs
@@ -18,6 +20,7 @@ from ._keys import CONFIG, CORRELATION, HOST, JOBS, NARRATIONS
 from ._limits import bounded
 from ._metrics import SCRAPES, Scrapes
 from ._narration import Narrations
+from ._openapi import DOCUMENT, document
 from ._pools import DRAINS, Drains
 from ._refusal import Refusal, own_fault
 from ._routes import Route, add_routes, answer
@@ -43,13 +46,16 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_stop)
     app.on_response_prepare.append(_name)
-    add_routes(app, routes_of(config))
+    routes = routes_of(config)
+    add_routes(app, routes)
+    app[DOCUMENT] = msgspec.json.encode(document(routes))
     return app
 
 
 def routes_of(config: ServerConfig) -> tuple[Route, ...]:  # noqa: ARG001  # what is off is not served
     """All that an application with this config serves."""
-    return (*_tasks.ROUTES, *_looks.ROUTES, *_pools.ROUTES, *_control.ROUTES, *_metrics.ROUTES)
+    rooms = (_tasks, _looks, _pools, _control, _metrics, _openapi)
+    return tuple(chain.from_iterable(room.ROUTES for room in rooms))
 
 
 async def _run(app: web.Application) -> AsyncIterator[None]:

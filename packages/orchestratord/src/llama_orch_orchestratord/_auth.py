@@ -54,6 +54,13 @@ def may(role: Role, method: str, resource: str) -> bool:
     return role == "control" or method in _READS or resource.startswith(_OF_TASKS)
 
 
+def role_of(method: str, resource: str) -> Role | None:
+    """The least role that may send this where there are tokens; None where it takes no token."""
+    if resource in OPEN and method in _READS:
+        return None
+    return "tasks" if may("tasks", method, resource) else "control"
+
+
 def guard(tokens: Iterable[AccessToken]) -> Middleware:
     """Lets a request pass whose token opens what it asks for. Unknown paths are asked for a token like any other.
 
@@ -67,7 +74,7 @@ def guard(tokens: Iterable[AccessToken]) -> Middleware:
         path = "" if resource is None else resource.canonical
         if not keyring:
             _check_origin(request)
-        elif path not in OPEN or request.method not in _READS:
+        elif role_of(request.method, path) is not None:
             _check_token(keyring, request, path)
         return await handler(request)
 

@@ -58,7 +58,7 @@ ROUTES = (
         path="/healthz",
         handler=_healthz,
         summary="Whether the process lives, whatever its pools are.",
-        replies={200: Reply("It does.", Life)},
+        replies={200: Reply("It does.", (Life,))},
         head=True,
     ),
     Route(
@@ -67,7 +67,7 @@ ROUTES = (
         path="/readyz",
         handler=_readyz,
         summary="Whether tasks should be sent here: a replica of any pool is ready, and the process is not stopping.",
-        replies={200: Reply("They should.", Readiness)},
+        replies={200: Reply("They should.", (Readiness,))},
         refusals={503: "They should not; the message says why."},
         head=True,
     ),

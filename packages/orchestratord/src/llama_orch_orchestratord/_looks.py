@@ -60,10 +60,11 @@ ROUTES = (
         path="/v1/capabilities",
         handler=_capabilities,
         summary="What every replica of every pool can do, as it was last seen. No engine is asked.",
+        takes=("If-None-Match",),
         replies={
             200: Reply(
                 "All of it. The ETag stays the same while nothing changes but the times.",
-                CapabilitySnapshot,
+                (CapabilitySnapshot,),
                 headers=("ETag", "Cache-Control"),
             ),
             304: Reply("It is as If-None-Match says.", headers=("ETag", "Cache-Control")),
@@ -75,7 +76,7 @@ ROUTES = (
         path="/v1/tasks/{task_id}/explain",
         handler=_explain,
         summary="The flight record: which replicas a task was sent to, why, and what each answered.",
-        replies={200: Reply("The record. It grows while the task runs.", FlightRecord)},
+        replies={200: Reply("The record. It grows while the task runs.", (FlightRecord,))},
         refusals={404: "No task has this id, or it was sent to no replica."},
     ),
 )

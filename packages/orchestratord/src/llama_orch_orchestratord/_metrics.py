@@ -134,7 +134,7 @@ ROUTES = (
         handler=_metrics,
         summary="The host's, the tasks' and the process's figures for Prometheus.",
         replies={
-            200: Reply("In the form that Accept asks for.", str, ("text/plain", "application/openmetrics-text")),
+            200: Reply("In the form that Accept asks for.", (str,), ("text/plain", "application/openmetrics-text")),
         },
     ),
 )

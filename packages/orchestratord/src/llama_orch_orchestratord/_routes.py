@@ -25,13 +25,13 @@ _LONGEST = 200
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What a status means. `body` is the type that is written as `media`; None where there is no body.
+    """What a status means. `bodies` are the types of which one is written as `media`; none where there is no body.
 
     `headers` are the names of those that it always has, besides what every answer has.
     """
 
     description: str
-    body: Any = None
+    bodies: tuple[Any, ...] = ()
     media: tuple[str, ...] = (JSON,)
     headers: tuple[str, ...] = ()
 
@@ -41,8 +41,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     `query` is a Struct of texts that `read_query` reads; its fields carry their description. `body` is the type that
     the request's JSON is read as, and `example` one that can be sent. `refusals` are the statuses from 400 up that are
-    this route's own, each with its reason; their body is an `Error` unless `replies` say otherwise. `head`: whether
-    HEAD is answered, too. `follows` are the names of routes that take the `task_id` of the answer's body.
+    this route's own, each with its reason; their body is an `Error` unless `replies` say otherwise. `takes` are the
+    names of request headers that it heeds, besides those that all do. `head`: whether HEAD is answered, too. `follows`
+    are the names of routes that take the `task_id` of the answer's body.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
     example: Mapping[str, object] | None = None
+    takes: tuple[str, ...] = ()
     head: bool = False
     follows: tuple[str, ...] = ()
 

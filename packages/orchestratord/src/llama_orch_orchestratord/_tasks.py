@@ -122,7 +122,7 @@ ROUTES = (
         summary="Send a task. It runs from now on, read or not.",
         body=Submission,
         example={"pool_id": "chat", "prompt": "Why is the sky blue?", "max_tokens": 16},
-        replies={202: Reply("It was taken in.", Accepted, headers=("Location",))},
+        replies={202: Reply("It was taken in.", (Accepted,), headers=("Location",))},
         refusals={
             400: "The task cannot be read.",
             404: "No pool has this id.",
@@ -138,7 +138,7 @@ ROUTES = (
         path="/v1/tasks/{task_id}",
         handler=_view,
         summary="How a task stands with its pool and its readers.",
-        replies={200: Reply("It is known.", TaskView)},
+        replies={200: Reply("It is known.", (TaskView,))},
         refusals={404: _UNKNOWN},
     ),
     Route(
@@ -151,7 +151,7 @@ ROUTES = (
         replies={
             200: Reply(
                 "Server-sent events, each with these fields; lines that begin with a colon are comments.",
-                Frame,
+                (Frame,),
                 ("text/event-stream",),
                 ("Cache-Control", "X-Accel-Buffering"),
             )

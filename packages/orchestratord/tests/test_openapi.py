@@ -1,0 +1,107 @@
+"""The OpenAPI document, held against what is served."""
+
+import json
+import re
+import secrets
+from typing import Any
+
+import msgspec
+import pytest
+from llama_orch_adapter_api import Metrics, PoolUnavailable, Started, Token
+from llama_orch_orchestratord._app import routes_of
+from llama_orch_orchestratord._config import ServerConfig
+from llama_orch_orchestratord._openapi import document
+from llama_orch_orchestratord._routes import Route
+from llama_orch_orchestratord._wire import Frame
+
+from .serving import Engine, serving, shape, virtual, words  # type: ignore[import-not-found]  # no packages
+
+ROUTES = routes_of(ServerConfig())
+DOCUMENT = document(ROUTES)
+TOML = """
+[auth]
+tokens = [{ env = "T1", role = "tasks" }, { env = "T2", role = "control" }]
+"""
+
+
+def operations() -> dict[tuple[str, str], dict[str, Any]]:
+    paths = DOCUMENT["paths"]
+    return {(method.upper(), path): told for path, entry in paths.items() for method, told in entry.items()}
+
+
+async def test_the_document_is_served() -> None:
+    """`/openapi.json` is the document of exactly the routes that the router has."""
+    async with serving(Engine(words())) as client:
+        status, body = await client.get("/openapi.json")
+        served = {(route.method, route.resource.canonical) for route in client.app.router.routes() if route.resource}
+
+    assert status == 200
+    assert json.loads(body) == json.loads(msgspec.json.encode(DOCUMENT))
+    assert set(operations()) == served
+    names = [told["operationId"] for told in operations().values()]
+    assert len(set(names)) == len(names)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """Schemas, headers and linked operations that are named are there."""
+    text = json.dumps(DOCUMENT)
+    for reference in set(re.findall(r'"#/([^"]+)"', text)):
+        place: Any = DOCUMENT
+        for name in reference.split("/"):
+            place = place[name]
+    names = {told["operationId"] for told in operations().values()}
+
+    assert '"#/$defs' not in text
+    assert {name for route in ROUTES for name in route.follows} <= names
+
+
+def test_the_path_names_its_parameters() -> None:
+    """Each name in a path is a parameter, and nothing else is."""
+    for (_, path), told in operations().items():
+        inside = [each["name"] for each in told["parameters"] if each["in"] == "path"]
+
+        assert inside == re.findall(r"\{(\w+)\}", path)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+async def test_the_document_says_who_may(route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a token 401 where one is asked for, and 403 for `tasks` where it says `control`; both are in it."""
+    tokens = {"T1": secrets.token_hex(16), "T2": secrets.token_hex(16)}
+    for name, token in tokens.items():
+        monkeypatch.setenv(name, token)
+    told = DOCUMENT["paths"][route.path][route.method.lower()]
+    roles = [role for each in told["security"] for role in each["bearer"]]
+    path = route.path.format(pool_id="nope", task_id="nope")
+    got = []
+    async with serving(Engine(words()), toml=TOML) as client:
+        for headers in ({}, {"Authorization": f"Bearer {tokens['T1']}"}, {"Authorization": f"Bearer {tokens['T2']}"}):
+            async with client.session.request(route.method, client.url + path, headers=headers) as response:
+                got.append(response.status)
+
+    assert (got[0] == 401) == bool(roles)
+    assert (got[1] == 403) == (roles == ["control"])
+    assert got[2] not in {401, 403}
+    assert {str(status) for status in got} <= set(told["responses"])
+
+
+@virtual
+async def test_frames_are_as_described() -> None:
+    """Each kind of frame that a stream has is one of the union that the document describes, and all of it are known."""
+    failure = PoolUnavailable("no", detail="unreachable")
+    engine = Engine(lambda _: [Started("words", "1", "m", "chat/0"), Token("a", 0), Metrics(1, 1), 1.0, failure])
+    async with serving(engine, Engine(words(2, 1.0))) as client:
+        found = await client.read(await client.send(replica_id="0"), "?narration=true")
+        found += await client.read(await client.send(replica_id="1"), "?narration=true")
+
+    for each in found:
+        fields = {"event": each.event, "data": each.data} | ({} if each.id is None else {"id": each.id})
+        assert json.loads(msgspec.json.encode(msgspec.convert(fields, Frame))) == fields
+    schema = DOCUMENT["paths"]["/v1/tasks/{task_id}/stream"]["get"]["responses"]["200"]["content"]
+    assert set(shape(found)) == set(schema["text/event-stream"]["schema"]["discriminator"]["mapping"])
+
+
+def test_what_a_pool_may_answer_beside_its_health_is_an_error() -> None:
+    """A status whose body has two forms names both."""
+    content = DOCUMENT["paths"]["/v1/pools/{pool_id}/health"]["get"]["responses"]["503"]["content"]
+
+    assert len(content["application/json"]["schema"]["anyOf"]) == 2
