@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from llama_orch_adapter_testkit import Behaviour, FakeEngine, LoopbackEngine, captures
+from llama_orch_adapter_testkit import VLLM, Asked, Behaviour, FakeEngine, LoopbackEngine, Piece, captures
 
 from .client import ask, connect, events, get, post  # type: ignore[import-not-found]  # test folders are no packages
 
@@ -97,6 +97,16 @@ async def test_slots_tell_the_seeds_of_what_they_work_on():
         {"id": 0, "n_ctx": 2048, "is_processing": True, "params": {"seed": 7}},
         {"id": 1, "n_ctx": 2048, "is_processing": False},
     ]
+
+
+@pytest.mark.parametrize(("asked", "told"), [(0, [-0.5]), (1, [-0.5]), (None, None)])
+def test_no_alternatives_are_a_wish_for_logprobs_too(asked: int | None, told: list[float] | None):
+    """A prompt with `logprobs` 0 gets the chosen tokens' own, as at vLLM; one without gets none."""
+    question = Asked("/v1/completions", {"prompt": "a", "logprobs": asked}, "a")
+    (chunk,) = events(b"\r\n\r\n" + VLLM.token(question, Piece("b", logprob=-0.5), 1))
+    logprobs = chunk["choices"][0]["logprobs"]
+
+    assert (logprobs and logprobs["token_logprobs"]) == told
 
 
 async def test_slots_are_shared():

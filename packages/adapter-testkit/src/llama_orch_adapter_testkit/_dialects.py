@@ -261,7 +261,8 @@ def _delta(piece: Piece) -> dict[str, object]:
 
 def _logprobs(asked: Asked, piece: Piece) -> object:
     """In the shape of the route; None where nobody asked."""
-    if piece.logprob is None or asked.body.get("logprobs") in (None, False):
+    wanted = asked.body.get("logprobs")
+    if piece.logprob is None or wanted is None or wanted is False:  # 0, of a prompt, asks for the chosen token's
         return None
     if asked.path == _CHAT:
         return {"content": [{"token": piece.text, "logprob": piece.logprob}]}
