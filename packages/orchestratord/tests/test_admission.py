@@ -256,3 +256,35 @@ async def test_an_id_is_known_once() -> None:
 
     assert (status, again) == (409, 409)
     assert "leave task_id out" in body["message"]
+
+
+@virtual
+async def test_each_task_that_is_turned_away_has_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether at the door, for one that came later, by its deadline or by the stop: the host never heard of them."""
+    caplog.set_level("INFO", "llama_orch_orchestratord")
+    ids = {
+        name: f"00000000-0000-4000-8000-{number:012}"
+        for number, name in enumerate(("full", "pool", "late", "gone", "stop"))
+    }
+    late, dropped = {"task_id": ids["late"], "deadline_ms": 10}, {"task_id": ids["gone"], "priority": "batch"}
+    async with serving(Engine(forever(), slots=1), toml="[admission]\nqueue = 1\npolicy = 'drop-lru'") as client:
+        await client.send()
+        await client.send(**late)
+        await asyncio.sleep(1)
+        await client.send(**dropped)
+        await client.send(task_id=ids["stop"])
+        await client.post({"pool_id": "chat", "prompt": "a", "priority": "batch", "task_id": ids["full"]})
+        await client.post({"pool_id": "nope", "prompt": "a", "task_id": ids["pool"]})
+    told = {
+        record.__dict__["task_id"]: record.__dict__["detail"]
+        for record in caplog.records
+        if "turns away" in record.message
+    }
+
+    assert {name: told.get(task_id) for name, task_id in ids.items()} == {
+        "full": "at_capacity",
+        "pool": "unknown_pool",
+        "late": "queue",
+        "gone": "overloaded",
+        "stop": "draining",
+    }

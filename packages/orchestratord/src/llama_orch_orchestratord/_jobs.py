@@ -13,6 +13,7 @@ from ._config import ServerConfig
 from ._counts import Census, Counts, Loss, census
 from ._job import CANCELLED, Job
 from ._lane import Lane
+from ._narration import tell_turned_away
 from ._outbox import Outbox
 from ._queue import QueueFullError
 from ._refusal import (
@@ -69,6 +70,7 @@ class Jobs:
             accepted = self._admit(pool_id, task)
         except Refusal as refusal:
             self.counts.refused(refusal.reason, pool_id if pool_id in self._host.pools() else None)
+            tell_turned_away(pool_id, task.task_id, refusal.error)
             raise
         self.counts.of(pool_id).admitted[task.priority] += 1
         return accepted
@@ -299,6 +301,8 @@ class Jobs:
         lane = self._lane(job.pool_id)
         if job.started is None:
             self._timers.disarm(job)  # its deadline
+            if isinstance(outcome, WorkerError):
+                tell_turned_away(job.pool_id, job.task_id, outcome)
         job.end(outcome, now)
         lane.left(job, now)
         if job not in self._timers:

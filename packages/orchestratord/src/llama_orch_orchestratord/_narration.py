@@ -1,12 +1,21 @@
-"""What the host tells of single tasks, for those who read them."""
+"""What the host tells of single tasks, for those who read them; and of those that it never sees, for the log."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llama_orch_adapter_api import WorkerError, get_logger, one_line, redact
 from llama_orch_adapter_host.events import Event, HostEvent, TaskEvent
 from llama_orch_adapter_host.observe import human
 
+logger = get_logger(__name__)
+
 Tell = Callable[[str], None]
+
+_LINE = 100
+_NAME = 24
+_TASK = 8
+"""Characters of a line of narration, of a name and of an id in it."""
 
 
 class Narrations:
@@ -34,3 +43,14 @@ class Narrations:
             yield
         finally:
             del self._followers[task_id]
+
+
+def tell_turned_away(pool_id: str, task_id: str, error: WorkerError) -> None:
+    """Log that a task is not taken in, or let go of before it was sent: as loud as the host tells of failed ones."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    pool, message = one_line(redact(pool_id[:_NAME])), one_line(redact(error.message))
+    sentence = f"{pool} turns away task {task_id[:_TASK]}: {error.code} {error.detail}, {message}"
+    facts = {"actor": "orchestratord", "action": "turn_away", "pool_id": pool, "task_id": task_id}
+    why = {"error_kind": error.code, "detail": error.detail, "error_message": message}
+    logger.info("%s", sentence if len(sentence) <= _LINE else f"{sentence[: _LINE - 1]}…", extra=facts | why)
