@@ -133,6 +133,13 @@ REFUSED = [
         Refused(f"http://{host}", f"url http://{host} is not in ASCII; give the host as DNS has it, xn--…")
         for host in ("①⑥⑨.254.169.254", "169。254。169。254", "\uff11\uff16\uff19.254.169.254", "bücher.example")
     ),
+    *(
+        Refused(
+            f"http://{host}",
+            f"url http://{host} has a host that is none; give letters, digits, hyphens, up to 63 between dots",
+        )
+        for host in ("a..b", ".engine", "engine..", "a" * 64, "engine\\.example", "%31.example", "a,b")
+    ),
     Refused("http://[::1", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
     Refused("http://[engine]", "url has brackets that hold no IPv6 address; give http://[ADDRESS]:PORT"),
     Refused(
@@ -187,6 +194,13 @@ def checked(given: Accepted | Refused) -> str:
 def test_urls(given: Accepted) -> None:
     """A base URL is taken without its trailing slash; a key goes over https or to this machine."""
     assert checked(given) == given.becomes
+
+
+def test_every_host_is_one_that_can_be_looked_up() -> None:
+    """What is taken for a host is one that the resolver's encoding of names takes, up to its longest labels."""
+    for host in ("a" * 63 + ".b", "a.", "_engine.my-pool", "127.0.0.1"):
+        assert check_url(f"http://{host}", HttpConfig(), with_key=False) == f"http://{host}"
+        assert host.encode("idna") == host.encode()
 
 
 @pytest.mark.parametrize("given", REFUSED, ids=url_of)

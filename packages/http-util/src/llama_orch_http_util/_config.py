@@ -1,6 +1,7 @@
 """The limits of one client, and which addresses it may speak to."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +15,9 @@ from ._retry import RetryPolicy
 
 KIB = 1024
 MIB = 1024 * KIB
+
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
+"""A name as DNS has it (RFC 1035 §2.3.4), or an IPv4 address; a resolver that is given another raises what it likes."""
 
 
 class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +109,8 @@ def check_url(url: str, config: HttpConfig, *, with_key: bool) -> str:
         raise ValueError(f"url is {shown}; give http://HOST:PORT or https://HOST:PORT")
     if not parts.hostname.isascii():  # such digits and dots become an address only after it was looked at
         raise ValueError(f"url {shown} is not in ASCII; give the host as DNS has it, xn--…")
+    if ":" not in parts.hostname and not _HOST.fullmatch(parts.hostname):
+        raise ValueError(f"url {shown} has a host that is none; give letters, digits, hyphens, up to 63 between dots")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"url {shown} holds a user or password; take them out and set api_key")
     if "?" in url or "#" in url:

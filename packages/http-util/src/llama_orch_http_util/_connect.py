@@ -56,8 +56,6 @@ async def _resolve(place: Place) -> Sequence[Address]:
         return await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise aiohttp.ClientConnectorDNSError(_key(place), error) from None
-    except UnicodeError:
-        raise aiohttp.ClientConnectorDNSError(_key(place), OSError()) from None
 
 
 async def _reach(addresses: Sequence[Address], place: Place) -> socket.socket:
