@@ -83,6 +83,18 @@ def test_the_names_that_are_used() -> None:
     assert not issubclass(HttpProcessingError, aiohttp.ClientError)
 
 
+async def test_what_came_unasked_waits() -> None:
+    """`_tail` holds what came before anybody asked, `_buffer` the answers that nobody took; `_protocol` has both."""
+    handler = ResponseHandler(asyncio.get_running_loop())
+    handler.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert handler._tail
+
+    handler.set_response_params()
+    assert not handler._tail
+    assert len(handler._buffer) == 1
+    assert "self._protocol = connection.protocol" in inspect.getsource(aiohttp.ClientResponse.start)
+
+
 async def test_a_redirect_posts_again() -> None:
     """Left to itself it follows a 307 to another origin with a POST's body and headers."""
     async with answering(Reply.json(200, {})) as other:
