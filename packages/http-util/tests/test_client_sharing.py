@@ -43,7 +43,8 @@ async def test_connections_are_used_again() -> None:
 async def test_no_call_waits_for_a_connection() -> None:
     """With 110 answers outstanding a health check is answered at once (battery 27's part)."""
     script = {GET: Reply.json(200, {"status": "ok"}), POST: Reply.silence()}
-    async with LoopbackEngine(script) as engine, HttpClient(engine.url) as client:
+    patient = HttpConfig(connect=15)  # 110 connects at once may take a busy machine a while
+    async with LoopbackEngine(script) as engine, HttpClient(engine.url, patient) as client:
         waiting = [asyncio.create_task(client.request("POST", "/tasks", {})) for _ in range(110)]
         await engine.request(109)
         async with asyncio.timeout(2):
