@@ -168,8 +168,16 @@ async def test_an_engine_has_words_of_its_own(words: str, detail: str, mend: str
         with pytest.raises(AdapterError, match=f"the engine answered 400: {words} .* {mend}") as caught:
             await events_of(adapter)
 
-    assert caught.value.detail == detail
+    assert (caught.value.detail, caught.value.phase) == (detail, "first_token")
     assert caught.value.__cause__ is None
+
+
+async def test_a_mend_keeps_the_facts() -> None:
+    """Told with another mend, a refusal is still of its phase and of so many attempts."""
+    told = PoolUnavailable("busy · engine:8080 · wait", detail="overloaded", phase="connect", attempts=3)
+    error = mended(told, "not_found", "look")
+
+    assert (error.message, error.phase, error.attempts) == ("busy · engine:8080 · look", "connect", 3)
 
 
 async def test_a_task_names_its_model() -> None:

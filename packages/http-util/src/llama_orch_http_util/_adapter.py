@@ -239,8 +239,9 @@ class HttpAdapter(WorkerAdapter):
 
 
 def mended(error: WorkerError, detail: str, mend: str) -> AdapterError:
-    """The refusal as an `AdapterError` of that detail, with another mend."""
-    return AdapterError(f"{error.message.rpartition(' · ')[0]} · {mend}", detail=detail)
+    """The refusal as an `AdapterError` of that detail, with another mend; its phase and attempts are kept."""
+    message = f"{error.message.rpartition(' · ')[0]} · {mend}"
+    return AdapterError(message, detail=detail, phase=error.phase, attempts=error.attempts)
 
 
 def _unserved(error: WorkerError) -> WorkerError:
