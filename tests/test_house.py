@@ -55,6 +55,14 @@ def test_every_test_states_its_rule(path: Path) -> None:
     assert silent == []
 
 
+def test_no_switch_of_pythons_is_set_to_nought() -> None:
+    """Any value of such a variable switches it on, "0" like "1": what is not wanted is left out."""
+    switch = re.compile(r"""PYTHON(?:ASYNCIODEBUG|DEVMODE|FAULTHANDLER|UNBUFFERED)["']?(?:: |=)["']?0""")
+    files = [*ROOT.glob("packages/*/tests/**/*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "noxfile.py"]
+
+    assert [str(path.relative_to(ROOT)) for path in files if switch.search(path.read_text())] == []
+
+
 def test_what_is_not_the_packages_own_uses_public_names() -> None:
     """What the cross-package tests and the benchmarks need of a library, its users can import too."""
     rooms = re.compile(r"^\s*(?:from|import) (llama_orch_\w+\._\w+)", re.MULTILINE)

@@ -1,6 +1,5 @@
 """What the README shows is run as it stands."""
 
-import os
 import re
 import subprocess
 import sys
@@ -31,7 +30,6 @@ def test_the_example_runs(tmp_path: Path):
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
     )
 
     assert ran.returncode == 0, ran.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from .conftest import quiet  # type: ignore[import-not-found]  # test folders are no packages
 from .shutdown import DRAIN, SHORT, STREAMS, stop_under_streams
 
 ROOT = Path(__file__).parents[1]
@@ -38,8 +39,3 @@ def test_shutdown_warns_of_nothing():
 
     assert (done.returncode, quiet(done.stderr.decode())) == (0, [])
     is_clean(json.loads(done.stdout))
-
-
-def quiet(stderr: str) -> list[str]:
-    """The lines, without those in which asyncio's debug mode tells that this machine is busy."""
-    return [line for line in stderr.splitlines() if not line.startswith("Executing <")]

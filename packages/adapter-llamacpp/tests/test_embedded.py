@@ -245,7 +245,8 @@ def test_a_launch_leaves_no_process_and_no_warning(model: Path) -> None:
     )
 
     assert done.stdout == "cancelled, no child\nready, no child\n"
-    assert done.stderr == ""
+    busy = "Executing <"  # of asyncio's debug mode, where the machine is
+    assert [line for line in done.stderr.splitlines() if not line.startswith(busy)] == []
 
 
 @pytest.mark.real_engine
