@@ -141,10 +141,10 @@ async def test_who_has_a_token_is_let_in(tokens: None):
 
 
 async def test_only_the_signs_of_life_are_open(tokens: None):
-    """Without a token, `/healthz` answers; whatever tells of pools or tasks does not."""
+    """Without a token, `/healthz` answers, also that it has no other method; what tells of pools or tasks does not."""
     async with serving(Engine(words()), toml=TOML) as client:
         assert (await ask(client, "GET", "/healthz"))[0] == 200
-        assert (await ask(client, "POST", "/healthz"))[0] == 401
+        assert (await ask(client, "POST", "/healthz"))[0] == 405
         for path in ("/v1/pools/chat/health", "/v1/capabilities", "/metrics", "/openapi.json", "/healthz/"):
             assert (await ask(client, "GET", path))[0] == 401
 

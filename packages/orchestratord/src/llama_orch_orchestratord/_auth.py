@@ -74,11 +74,16 @@ def guard(tokens: Iterable[AccessToken]) -> Middleware:
         path = "" if resource is None else resource.canonical
         if not keyring:
             _check_origin(request)
-        elif role_of(request.method, path) is not None:
+        elif role_of(request.method, path) is not None and not _is_no_method(request):
             _check_token(keyring, request, path)
         return await handler(request)
 
     return guarded
+
+
+def _is_no_method(request: web.Request) -> bool:
+    """Whether it is a method that an open resource does not have, so that nothing is done whoever asks."""
+    return request.path in OPEN and isinstance(request.match_info.http_exception, web.HTTPMethodNotAllowed)
 
 
 def _check_token(keyring: Keyring, request: web.Request, resource: str) -> None:
