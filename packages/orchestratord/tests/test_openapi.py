@@ -97,6 +97,9 @@ async def test_frames_are_as_described() -> None:
         fields = {"event": each.event, "data": each.data} | ({} if each.id is None else {"id": each.id})
         assert json.loads(msgspec.json.encode(msgspec.convert(fields, Frame))) == fields
     schema = DOCUMENT["paths"]["/v1/tasks/{task_id}/stream"]["get"]["responses"]["200"]["content"]
+    fields = DOCUMENT["components"]["schemas"]["TokenFrame"]["properties"]
+    assert fields["data"]["contentSchema"] == {"$ref": "#/components/schemas/Token"}
+    assert fields["data"]["type"] == fields["id"]["type"] == "string"
     assert set(shape(found)) == set(schema["text/event-stream"]["schema"]["discriminator"]["mapping"])
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from aiohttp import web
@@ -12,6 +12,7 @@ from llama_orch_adapter_api import Error
 
 from ._auth import role_of
 from ._routes import JSON, Reply, Route
+from ._wire import Frame
 
 Document = dict[str, Any]
 
@@ -53,6 +54,8 @@ def document(routes: Iterable[Route]) -> Document:
     types = tuple(_types(routes))
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(map(_key, types), schemas, strict=True))
+    for kind in get_args(Frame):
+        _as_sent(components[kind.__name__]["properties"])
     paths: Document = {}
     for route in routes:
         entry = paths.setdefault(route.path, {})
@@ -85,6 +88,13 @@ def _types(routes: Iterable[Route]) -> Iterator[Any]:
             if kind is not None:
                 found.setdefault(_key(kind), kind)
     return iter(found.values())
+
+
+def _as_sent(fields: Document) -> None:
+    """Describe the fields of a server-sent event as the texts that they are."""
+    fields["data"] = {"type": "string", "contentMediaType": JSON, "contentSchema": fields["data"]}
+    if "id" in fields:
+        fields["id"] = {"type": "string", "pattern": "^[0-9]+$"}
 
 
 def _key(kind: object) -> str:

@@ -27,7 +27,10 @@ class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     heartbeat: Annotated[
         Annotated[float, msgspec.Meta(ge=0, le=300)] | UnsetType,
-        msgspec.Meta(description="seconds of silence after which a comment is sent, from 1 to 300, or 0 for none"),
+        msgspec.Meta(
+            description="seconds of silence after which a comment is sent, from 1 to 300, or 0 for none",
+            extra_json_schema={"anyOf": [{"const": 0}, {"minimum": _LEAST_HEARTBEAT}]},
+        ),
     ] = UNSET
     narration: Annotated[
         Flag | UnsetType, msgspec.Meta(description="true or false: tell the story of the task, for people")
