@@ -1,9 +1,11 @@
 """What is shown of orchestratord is run as it stands, but for the port."""
 
+import json
 import re
 import secrets
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from .conftest import Serving  # type: ignore[import-not-found]  # test folders 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGE = (ROOT / "docs" / "orchestratord.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 SHOWN = "http://127.0.0.1:8700"
 
 Serve = Callable[..., Serving]
@@ -63,7 +66,7 @@ def test_the_readme_installs_what_it_serves_with():
 def test_the_page_sends_reads_and_cancels(serve: Serve, engine: str, tmp_path: Path):
     """The blocks of docs/orchestratord.md, word for word, stream 24 tokens, and end a task that was cancelled."""
     serving = serve("--pool", f"chat=llamacpp:{engine}")
-    stream, cancel = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    stream, cancel, _ = BLOCKS
     streamed, cancelled = shell(stream, serving.url, tmp_path), shell(cancel, serving.url, tmp_path)
 
     assert streamed.startswith('{"task_id":"')
@@ -71,6 +74,44 @@ def test_the_page_sends_reads_and_cancels(serve: Serve, engine: str, tmp_path: P
     assert '"finish_reason":"length"' in streamed
     assert kinds(cancelled) == ["end"]
     assert '"finish_reason":"cancelled"' in cancelled
+
+
+@pytest.mark.real_engine
+def test_the_page_looks_at_pools_and_empties_one(serve: Serve, engine: str, tmp_path: Path):
+    """What it shows of the control plane tells what it says, line by line, and drains the replica at last."""
+    serving = serve("--pool", f"chat=llamacpp:{engine}")
+    told = shell(BLOCKS[2].replace("\ncurl -s ", "\necho; curl -s "), serving.url, tmp_path).split("\n")
+    capabilities, health, record, *figures, reload, drain = told
+
+    assert '"engine":"llamacpp"' in capabilities
+    assert '"state":"ready"' in health
+    assert '"ending":"ok"' in record
+    assert 'orchestratord_admitted_total{pool="chat",priority="interactive"} 1.0' in figures
+    assert '"unchanged":[{"pool_id":"chat"' in reload
+    assert drain == '{"pool_id":"chat","replica_id":"0","cut":0,"status":"drained"}'
+
+
+METRIC = re.compile(r"`(orchestratord_\w+)`")
+
+
+def test_the_page_names_every_metric(serve: Serve):
+    """Those of tasks that `/metrics` has, and no other."""
+    serving = serve("--pool", "chat=llamacpp:http://127.0.0.1:1")
+    with urllib.request.urlopen(f"{serving.url}/metrics", timeout=30) as answer:
+        served = re.findall(r"^# TYPE (orchestratord_\w+)", answer.read().decode(), re.MULTILINE)
+
+    assert sorted(METRIC.findall(PAGE)) == sorted(served)
+
+
+def test_the_page_names_every_route(serve: Serve):
+    """Each method and path of the OpenAPI document has its row."""
+    serving = serve("--pool", "chat=llamacpp:http://127.0.0.1:1")
+    with urllib.request.urlopen(f"{serving.url}/openapi.json", timeout=30) as answer:
+        paths = json.load(answer)["paths"]
+    served = {f"{method.upper()} {path}" for path, entry in paths.items() for method in entry if method != "head"}
+    rows = {re.sub(r"\{\w+\}", "{id}", route) for route in served}
+
+    assert set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", PAGE, re.MULTILINE)) == rows
 
 
 def test_the_defaults_of_the_configuration_are_the_defaults(monkeypatch: pytest.MonkeyPatch):
