@@ -2,6 +2,7 @@
 
 import json
 import random
+import secrets
 import time
 
 import msgspec
@@ -80,6 +81,29 @@ def test_no_run_is_repeated(prompt: str, before: str, at: int) -> None:
     run = prompt[at : at + 24].strip() if len(prompt[at : at + 24].strip()) == 24 else prompt[:24]
     if len(run.strip()) == 24:
         assert one_line(run) not in quote(before + run, sent_of("/", msgspec.json.encode(prompt)))
+
+
+KEY, SENT_KEY = (f"sk-{secrets.token_hex(20)}" for _ in range(2))
+DIARY = "My wifi password: hunter22, her api_key: tulips99. See http://me:too@home/a?b=c, and wait"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (f"bad prompt {DIARY}", "bad prompt …"),
+        (f"no such key {KEY} for {DIARY}", "no such key [redacted] for …"),
+        (f"no such key {KEY} for {DIARY[20:]}", "no such key [redacted] for …"),
+        (f"no such {SENT_KEY}", "no such …"),
+        (f"no such key: {KEY[:20]}, nor another", "no such key: [redacted], nor another"),
+        ("x" * 280 + DIARY, "x" * 280 + "…"),
+    ],
+    ids=["diary", "key and diary", "key and part", "part of a key", "half a key", "at the end"],
+)
+def test_a_secret_divides_no_repeat(words: str, shown: str) -> None:
+    """What was sent is not told in pieces where secrets are taken out of it, nor half a secret (battery 32)."""
+    sent = sent_of("/", msgspec.json.encode([DIARY, SENT_KEY[10:]]))
+
+    assert quote(words, sent) == shown
 
 
 MIB = 1 << 20

@@ -1,6 +1,7 @@
 """An engine's own words, as far as they may be told: one line, short, without secrets and without what was asked."""
 
 import re
+from itertools import takewhile
 from urllib.parse import unquote
 
 from llama_orch_adapter_api import one_line, redact
@@ -12,6 +13,9 @@ QUOTE = 300
 
 _SEARCHED = 4 << 20
 """Bytes of the largest request in which words are looked for, which takes up to 20 ms."""
+
+_BEFORE_REDACTION = 2048
+"""Characters in which words are looked for as they were before their secrets were taken out."""
 
 _INPUT = re.compile(
     r"""['"]input['"]\s*:|[\[{]\s*[{\["]|\bas JSON:|\blast read:|\bparse input at pos(?:ition)? [0-9]+:""",
@@ -30,7 +34,7 @@ def quote(text: str, sent: bytes = b"") -> str:
     Engines repeat the offending input, or their model's output, in some errors: nothing is kept from there on, nor from
     24 characters in a row that stand in what was `sent`. Secrets are replaced by `[redacted]`.
     """
-    text = _INPUT.split(redact(text), maxsplit=1)[0]
+    text = _INPUT.split(_redacted(text, sent), maxsplit=1)[0]
     if (told := _JSON_EXCEPTION.search(text)) is not None:
         text = text[: told.end()]
     text = text.strip()
@@ -39,6 +43,19 @@ def quote(text: str, sent: bytes = b"") -> str:
     if len(text) > QUOTE:
         text = text[: QUOTE - 1] + "…"
     return one_line(text)
+
+
+def _redacted(text: str, sent: bytes) -> str:
+    """`text` without secrets, up to where it repeats what was sent, though a secret divide that."""
+    redacted = redact(text)
+    if not sent or redacted == text:
+        return redacted
+    looked_at = text[:_BEFORE_REDACTION]
+    before = _without(looked_at, sent)
+    if before == looked_at:
+        return redacted
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(redact(before[:-1]), redacted, strict=False))
+    return "".join(character for character, _ in alike) + "…"  # not the first half of a secret
 
 
 def sent_of(path: str, body: bytes | None) -> bytes:
