@@ -467,19 +467,39 @@ def test_the_last_resort(ours: list[str], child: str, monkeypatch: pytest.Monkey
     assert sink.getvalue() == f"heard: {REDACTED}\n"
 
 
-def test_on_a_handler_as_well() -> None:
-    """Who puts the filter on a handler of their own gets the same line as without."""
+@pytest.mark.parametrize("message", ["%s%% of\n%s", {"event": "5% of"}], ids=["text", "fields"])
+@pytest.mark.parametrize("formatter", FORMATTERS.values(), ids=FORMATTERS)
+def test_on_a_handler_as_well(message: object, formatter: logging.Formatter) -> None:
+    """Who puts the filter on a handler of their own gets the same line as without, to the end of its traceback."""
     logger = get_logger("test_logs.twice")
+    arguments = (5, CANARY) if isinstance(message, str) else ()
+    error = raised(lambda: ValueError("line\n" * CAP + f"{CANARY}, the end"))
+    extra = {"detail": {"api_key": CANARY, "é\n": "\\n"}}
     outputs = []
     for install in (False, True):
-        with reading(logger, FORMATTERS["plain"]) as sink:
+        with reading(logger, formatter) as sink:
             if install:
                 logger.handlers[-1].addFilter(RedactingFilter())
-            logger.error("%s%% of\n%s", 5, CANARY, extra={"detail": {"api_key": CANARY, "é\n": "\\n"}})
+            logger.error(message, *arguments, exc_info=error, extra=extra)
         outputs.append(sink.getvalue())
 
     assert outputs[0] == outputs[1]
+    assert "5% of" in outputs[0]
+    assert "the end" in outputs[0]
     assert not leaks(outputs[0])
+
+
+def test_what_is_added_to_a_safe_record() -> None:
+    """What a filter between the two adds to a record, a traceback too, is made safe by the second."""
+    record = logging.makeLogRecord({"msg": "a"})
+    own = RedactingFilter()
+    own.filter(record)
+    error = raised(lambda: ValueError(CANARY))
+    record.__dict__.update(msg=record.msg, detail=CANARY, exc_info=(type(error), error, None))
+    own.filter(record)
+
+    assert record.getMessage().startswith("a · ")
+    assert not leaks(repr(vars(record)))
 
 
 def test_a_traceback_without_the_filter_would_tell() -> None:

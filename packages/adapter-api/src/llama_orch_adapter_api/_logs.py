@@ -46,6 +46,18 @@ _WIDEST = 64
 """Entries of a mapping or sequence in an extra that are kept."""
 
 
+class _SafeText(str):
+    """A message that is safe already: to cut it again, by a second filter, would take a traceback's end away."""
+
+    __slots__ = ()
+
+
+class _SafeFields(dict[str, Any]):
+    """A message in fields that is safe already."""
+
+    __slots__ = ()
+
+
 def _make_safe(record: logging.LogRecord) -> None:
     for name in _NAMES:
         if isinstance(given := record.__dict__.get(name), str):
@@ -54,12 +66,18 @@ def _make_safe(record: logging.LogRecord) -> None:
         value = record.__dict__.pop(name)
         record.__dict__[_safe(name)] = _kept(name, value)
     traces = [_safe(text, keep_end=True) for text in (_trace(record), record.stack_info) if text]
-    if isinstance(record.msg, Mapping) and not record.args:
-        fields = _mapping(record.msg, 0)
-        record.msg = {**fields, "traceback": traces} if traces else fields
-    else:
-        record.msg = " · ".join([_safe(_message(record)), *traces])
+    if traces or record.args or not isinstance(record.msg, _SafeText | _SafeFields):
+        record.msg = _whole(record, traces)
     record.__dict__.update(_NO_TRACE)
+
+
+def _whole(record: logging.LogRecord, traces: list[str]) -> _SafeText | _SafeFields:
+    if not isinstance(record.msg, Mapping) or record.args:
+        return _SafeText(" · ".join([_safe(_message(record)), *traces]))
+    fields = _SafeFields(_mapping(record.msg, 0))
+    if traces:
+        fields["traceback"] = traces
+    return fields
 
 
 def _safe(text: str, *, keep_end: bool = False) -> str:
