@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ from llama_orch_adapter_api import (
 )
 
 from .twisted import Twisted, breaks, replace  # type: ignore[import-not-found]  # test folders are no packages
+
+_sleep = time.sleep  # as `from time import sleep` gives it; what raises in our tests takes its place later
 
 
 class Ails(Twisted):
@@ -359,6 +362,21 @@ class ReadsAFileAtEachLook(Twisted):
     async def health(self) -> WorkerHealth:
         with pathlib.Path(os.devnull).open("rb"):  # noqa: ASYNC230  # that is what is wrong with it
             return await super().health()
+
+
+@breaks("loop.not_blocked")
+class SleepsBeforeItFails(Twisted):
+    def failed(self, error: WorkerError, seen: list[TokenEvent]) -> Any:
+        if error.detail == "overloaded":
+            _sleep(1e-6)
+        return error
+
+
+@breaks("loop.not_blocked")
+class ReadsAFileWhenClosed(Twisted):
+    async def aclose(self) -> None:
+        with pathlib.Path(os.devnull).open("rb"):  # noqa: ASYNC230  # as above
+            await super().aclose()
 
 
 @breaks("loop.yields_bare")

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._dialect import Asked, Piece
 from .._outcome import outcome
+from .._reply import Reply
 from ._bench import Bench
 from ._check import Trial, check, require
 from ._stream import whole
@@ -15,19 +16,28 @@ from ._watch import watched
 
 STREAMS = 32
 TOKENS = 256
+REFUSED = "no"
 
 
 @check("loop.not_blocked")
 async def not_blocked(trial: Trial) -> None:
     """No call of the adapter's blocks the event loop: no sleep, no look-up of a name, no file, no socket waited for."""
     bench = trial.bench
-    async with bench.meeting(bench.script(bench.reply())) as (adapter, _):
+    tasks = [bench.task(), *([bench.chat()] if "chat" in (await bench.capabilities()).features else [])]
+
+    def reply(asked: Asked) -> Reply:
+        return bench.dialect.refusal(503, "busy") if asked.subject == REFUSED else bench.reply()(asked)
+
+    async with bench.meeting(bench.script(reply)) as (adapter, _):
         with watched() as seen:
             await adapter.health()
             await adapter.props()
             await adapter.engine_version()
-            whole(await outcome(adapter, bench.task()))
-            await adapter.cancel(bench.task().task_id)
+            for task in tasks:
+                whole(await outcome(adapter, task))
+            await outcome(adapter, bench.task(prompt=REFUSED))
+            await adapter.cancel(tasks[0].task_id)
+            await adapter.aclose()
 
     require(not seen, f"{seen[:1]} blocks the event loop; await it, or hand it to a thread")
 
