@@ -1,6 +1,5 @@
 """The HTTP face of a host. It sees the boundary and the host alone, never an adapter."""
 
-import math
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from aiohttp.typedefs import Handler
 from llama_orch_adapter_api import AdapterError, Error, get_logger
 from llama_orch_adapter_host import AdapterHost
 
-from . import _control, _looks, _metrics, _openapi, _pools, _tasks
+from . import _control, _looks, _metrics, _openai, _openai_errors, _openapi, _pools, _tasks
 from ._auth import guard
 from ._config import ServerConfig
 from ._jobs import Jobs
@@ -22,7 +21,7 @@ from ._metrics import SCRAPES, Scrapes
 from ._narration import Narrations
 from ._openapi import DOCUMENT, document
 from ._pools import DRAINS, Drains
-from ._refusal import Refusal, own_fault
+from ._refusal import Refusal, headers_of, own_fault
 from ._routes import Route, add_routes, answer
 
 logger = get_logger(__name__)
@@ -52,9 +51,9 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     return app
 
 
-def routes_of(config: ServerConfig) -> tuple[Route, ...]:  # noqa: ARG001  # what is off is not served
+def routes_of(config: ServerConfig) -> tuple[Route, ...]:
     """All that an application with this config serves."""
-    rooms = (_tasks, _looks, _pools, _control, _metrics, _openapi)
+    rooms = (_tasks, _looks, _pools, _control, _metrics, _openapi, *((_openai,) if config.openai.enabled else ()))
     return tuple(chain.from_iterable(room.ROUTES for room in rooms))
 
 
@@ -91,32 +90,31 @@ async def _name(request: web.Request, response: web.StreamResponse) -> None:
 
 @web.middleware
 async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every answer that is no success has an `Error` as its body."""
+    """Every answer that is no success has an `Error` as its body, or what clients of OpenAI's API take for one."""
     try:
         return await handler(request)
     except Refusal as refusal:
-        return refused(refusal)
+        return _refused(request, refusal)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        detail = "too_large" if error.status == 413 else "not_found" if error.status == 404 else "bad_request"
-        text = f"{request.method} {request.path[:80]!a}: {error.reason}"
-        kept = {name: value for name, value in error.headers.items() if name == "Allow"}
-        return answer(error.status, Error.of(AdapterError(text, detail=detail)), kept)
+        return _refused(request, _unserved(request, error))
     except ConnectionError:
         raise  # the client is gone: nobody is to be told
     except Exception as error:
         logger.exception("%s %a failed", request.method, request.path[:80])
-        return answer(500, Error.of(own_fault(error)))
+        return _refused(request, Refusal(500, own_fault(error)))
 
 
-def refused(refusal: Refusal) -> web.Response:
-    """A refusal as an answer that tells when to come again, where that is known."""
-    error = Error.of(refusal.error)
-    headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
-    if error.retry_after_ms is not None:
-        headers = {
-            "Retry-After": str(math.ceil(error.retry_after_ms / 1000)),
-            "X-Backoff-Ms": str(error.retry_after_ms),
-        }
-    return answer(refusal.status, error, headers)
+def _unserved(request: web.Request, error: web.HTTPException) -> Refusal:
+    """What aiohttp did not find, or did not take."""
+    detail = "too_large" if error.status == 413 else "not_found" if error.status == 404 else "bad_request"
+    text = f"{request.method} {request.path[:80]!a}: {error.reason}"
+    kept = {name: value for name, value in error.headers.items() if name == "Allow"}
+    return Refusal(error.status, AdapterError(text, detail=detail), headers=kept)
+
+
+def _refused(request: web.Request, refusal: Refusal) -> web.Response:
+    if request.app[CONFIG].openai.enabled and request.path.startswith(_openai.PATHS):
+        return _openai_errors.refused(refusal)
+    return answer(refusal.status, Error.of(refusal.error), headers_of(refusal))

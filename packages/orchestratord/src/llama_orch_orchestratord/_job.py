@@ -3,11 +3,11 @@
 from typing import Literal, Protocol
 
 import msgspec
-from llama_orch_adapter_api import End, Error, Metrics, TaskRequest, TokenEvent, WorkerError
+from llama_orch_adapter_api import End, Metrics, TaskRequest, TokenEvent, WorkerError
 from llama_orch_adapter_host import TokenStream
 
 from ._outbox import Outbox
-from ._sse import frame
+from ._sse import FRAMES
 from ._wire import State, TaskView
 
 CANCELLED = End(tokens_in=None, tokens_out=None, finish_reason="cancelled")
@@ -20,6 +20,16 @@ class Reader(Protocol):
         """Hand a frame over, and wait while the client takes none. Raises `ConnectionError` where it is gone."""
 
 
+class Form(Protocol):
+    """What a task's events are written as; `number` counts them from 0."""
+
+    def event(self, number: int, event: TokenEvent) -> bytes:
+        """What is written for an event, which may be nothing. A `WorkerError` raised here ends the task."""
+
+    def failure(self, number: int, error: WorkerError) -> bytes:
+        """What is written last of a task that failed."""
+
+
 class Job:
     """A task of a pool from its admission until it is forgotten.
 
@@ -29,6 +39,7 @@ class Job:
     """
 
     __slots__ = (
+        "_form",
         "_number",
         "_task",
         "admitted",
@@ -47,7 +58,7 @@ class Job:
         "task_id",
     )
 
-    def __init__(self, pool_id: str, task: TaskRequest, outbox: Outbox, now: float) -> None:
+    def __init__(self, pool_id: str, task: TaskRequest, outbox: Outbox, now: float, form: Form = FRAMES) -> None:
         self.pool_id = pool_id
         self.task_id = task.task_id
         self.priority = task.priority
@@ -63,6 +74,7 @@ class Job:
         self.expired = False
         self.hushed = False  # cancelled: no further token
         self._task: TaskRequest | None = task
+        self._form = form
         self._number = 0  # of the next event
 
     @property
@@ -109,8 +121,8 @@ class Job:
 
     async def tell(self, event: TokenEvent) -> None:
         """Hand an event to the reader, or keep it until there is one; waits for as long as neither can be done."""
-        rendered = self._render(event)
-        while not self.hushed:
+        rendered = self._form.event(self._count(), event)
+        while rendered and not self.hushed:
             reader = self.reader
             if reader is None:
                 if type(event) is Metrics:
@@ -136,7 +148,9 @@ class Job:
         if self.ended is None:
             self.ended = now
             self._task = None
-            self.outbox.close(self._render(Error.of(outcome) if isinstance(outcome, WorkerError) else outcome))
+            form, number = self._form, self._count()
+            last = form.failure(number, outcome) if isinstance(outcome, WorkerError) else form.event(number, outcome)
+            self.outbox.close(last)
 
     def hush(self) -> None:
         """Not one token of it is to be handed out any more, unread ones included."""
@@ -144,10 +158,10 @@ class Job:
         if not self.outbox.closed:
             self.outbox.clear()
 
-    def _render(self, event: TokenEvent | Error) -> bytes:
+    def _count(self) -> int:
         number = self._number
         self._number = number + 1
-        return frame(number, event)
+        return number
 
 
 def _ms(seconds: float) -> float:

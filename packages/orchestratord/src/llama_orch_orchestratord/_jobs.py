@@ -11,7 +11,7 @@ from llama_orch_adapter_host.events import Event, HostEvent, ReplicaEvent
 
 from ._config import ServerConfig
 from ._counts import Census, Counts, Loss, census
-from ._job import CANCELLED, Job
+from ._job import CANCELLED, Form, Job
 from ._lane import Lane
 from ._narration import tell_turned_away
 from ._outbox import Outbox
@@ -29,6 +29,7 @@ from ._refusal import (
     unknown_task,
 )
 from ._slots import Slots
+from ._sse import FRAMES
 from ._timers import Timers
 from ._wire import Accepted, TaskView
 
@@ -64,10 +65,10 @@ class Jobs:
 
     # --- from outside
 
-    def admit(self, pool_id: str, task: TaskRequest) -> Accepted:
-        """Take a task in and start it, or let it wait. Raises `Refusal`."""
+    def admit(self, pool_id: str, task: TaskRequest, form: Form = FRAMES) -> Accepted:
+        """Take a task in and start it, or let it wait; its reader gets it in this form. Raises `Refusal`."""
         try:
-            accepted = self._admit(pool_id, task)
+            accepted = self._admit(pool_id, task, form)
         except Refusal as refusal:
             self.counts.refused(refusal.reason, pool_id if pool_id in self._host.pools() else None)
             tell_turned_away(pool_id, task.task_id, refusal.error)
@@ -114,18 +115,19 @@ class Jobs:
         if job.state != "queued":
             self._timers.disarm(job)
 
-    async def leave(self, job: Job) -> None:
-        """The reader is gone, or has read it all."""
+    async def leave(self, job: Job, *, for_good: bool = False) -> None:
+        """The reader is gone, or has read it all; `for_good` where nobody could come back, whatever the config says."""
         job.taken = False
         job.detach()
+        if job.ended is None and (for_good or self._config.stream.cancel_on_disconnect):
+            self.counts.of(job.pool_id).disconnects += 1
+            await self.cancel(job)
+        if for_good:
+            job.outbox.clear()
         if job.outbox.closed and not job.outbox:
             job.read = True
             self._settle(job)
-            return
-        if self._config.stream.cancel_on_disconnect and job.ended is None:
-            self.counts.of(job.pool_id).disconnects += 1
-            await self.cancel(job)
-        if job.state != "queued":
+        elif job.state != "queued":
             self._await_reader(job)
 
     # --- an observer of the host
@@ -170,12 +172,12 @@ class Jobs:
 
     # --- admission
 
-    def _admit(self, pool_id: str, task: TaskRequest) -> Accepted:
+    def _admit(self, pool_id: str, task: TaskRequest, form: Form) -> Accepted:
         self._check(pool_id, task)
         lane = self._lane(pool_id)
         now = self._loop.time()
         stream = self._config.stream
-        job = Job(pool_id, task, Outbox(stream.unread_events, stream.unread_bytes), now)
+        job = Job(pool_id, task, Outbox(stream.unread_events, stream.unread_bytes), now, form)
         try:
             gone = lane.queue.put(job, task.priority)
         except QueueFullError as error:

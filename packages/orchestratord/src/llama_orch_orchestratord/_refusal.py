@@ -1,8 +1,10 @@
 """What is not taken in, as an HTTP status and the error that is its body; and what ends a task without an engine."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
-from llama_orch_adapter_api import AdapterError, DeadlineUnmet, InternalError, PoolUnavailable, WorkerError
+from llama_orch_adapter_api import AdapterError, DeadlineUnmet, Error, InternalError, PoolUnavailable, WorkerError
 
 from ._job import Job
 
@@ -13,11 +15,25 @@ Reason = Literal["invalid", "unknown_pool", "duplicate", "queue_full", "table_fu
 class Refusal(Exception):
     """An answer that is no success; `error` tells when to come again where that is known."""
 
-    def __init__(self, status: int, error: WorkerError, reason: Reason = "invalid") -> None:
+    def __init__(
+        self, status: int, error: WorkerError, reason: Reason = "invalid", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(error.message)
         self.status = status
         self.error = error
         self.reason = reason
+        self.headers = headers or {}
+
+
+def headers_of(refusal: Refusal) -> dict[str, str]:
+    """Its own, and those that tell when to come again where that is known."""
+    headers = dict(refusal.headers)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    wait = Error.of(refusal.error).retry_after_ms
+    if wait is not None:
+        headers |= {"Retry-After": str(math.ceil(wait / 1000)), "X-Backoff-Ms": str(wait)}
+    return headers
 
 
 def invalid(message: str, *, status: int = 400, detail: str = "bad_request") -> Refusal:

@@ -1,6 +1,7 @@
 """The data plane over HTTP: send a task, read its stream, cancel it."""
 
 import contextlib
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -76,14 +77,17 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     job = jobs.find(request.match_info["task_id"])
     jobs.take(job)
     try:
-        return await _read(job, request, manner)
+        return await write_stream(job, request, manner)
     finally:
         await jobs.leave(job)
 
 
-async def _read(job: Job, request: web.Request, manner: Manner) -> web.StreamResponse:
+async def write_stream(
+    job: Job, request: web.Request, manner: Manner, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
     """A task's stream to its end, or to that of its client."""
     reader = Reader(job, request, manner)
+    reader.response.headers.update(headers or {})
     try:
         with contextlib.ExitStack() as following:
             if manner.narration:

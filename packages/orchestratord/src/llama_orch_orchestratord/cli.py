@@ -148,6 +148,8 @@ def _tell(screen: Screen, url: str, pools: tuple[str, ...], settings: ServerConf
         return
     screen.piece(f"serving {', '.join(pools)} at {url}; stream an answer:\n\n")
     screen.piece(f"{example(url, pools[0], with_token=bool(settings.auth.tokens))}\n\n")
+    if settings.openai.enabled:
+        screen.piece(f"clients of OpenAI's API: base_url {url}/v1, model {pools[0]}\n\n")
 
 
 def example(url: str, pool: str, *, with_token: bool) -> str:
