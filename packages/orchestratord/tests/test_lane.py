@@ -1,6 +1,7 @@
 """What may start of one pool, and when."""
 
-from llama_orch_adapter_api import TaskRequest
+import pytest
+from llama_orch_adapter_api import End, InternalError, Started, TaskRequest, Token, WorkerError
 from llama_orch_orchestratord._job import Job
 from llama_orch_orchestratord._lane import Lane
 from llama_orch_orchestratord._outbox import Outbox
@@ -58,7 +59,7 @@ def test_a_flowing_pool_forgets_its_pauses() -> None:
     lane = lane_of()
     for _ in range(4):
         lane.pause(None, 0.0, spread=0.0)
-    lane.flows()
+    lane.flows(job(), 1.0)
     lane.pause(None, 100.0, spread=1.0)
 
     assert lane.paused_until == 100.125
@@ -104,3 +105,50 @@ def test_a_start_is_predicted() -> None:
     assert lane.predicted(jobs[2], 2.0, 1) == 2.0
     assert lane.predicted(jobs[3], 2.0, 1) == 4.0
     assert lane.predicted(jobs[0], 2.0, 1) is None
+
+
+OK = End(1, 2, "stop")
+CANCELLED = End(None, None, "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ending"), [(OK, "ok"), (CANCELLED, "cancelled"), (InternalError("no", detail="engine"), "failed")]
+)
+def test_endings_are_counted(outcome: End | WorkerError, ending: str) -> None:
+    """Each task once, whether it ever ran or not; how long it took counts where it ended well."""
+    ran, waited = job(), job(0.5)
+    lane = lane_of(ran)
+    lane.next(1.0, 1)
+    for each in (ran, waited):
+        each.end(outcome, 3.0)
+        lane.left(each, 3.0)
+
+    assert lane.ended == {ending: 2}
+    assert lane.totals.within(3.0) == ([3.0] if ending == "ok" else [])
+
+
+def test_a_first_token_counts_from_the_admission() -> None:
+    """The wait in the queue is a part of it."""
+    first = job(1.0)
+    lane = lane_of(first)
+    lane.next(4.0, 1)
+    lane.flows(first, 5.0)
+
+    assert lane.first_tokens.within(5.0) == [4.0]
+
+
+async def test_tokens_are_counted_and_stay_so() -> None:
+    """What a task told counts while it runs and after it; its begin and its end are no tokens."""
+    first, second = Job("chat", TaskRequest(prompt="a"), Outbox(9, 999), 0.0), job()
+    lane = lane_of(first, second)
+    lane.next(0.0, 2)
+    lane.next(0.0, 2)
+    before = lane.told
+    for event in (Started("words", "1", "m", "chat/0"), Token("a", 0), Token("b", 1)):
+        await first.tell(event)
+    during = lane.told
+    first.end(OK, 1.0)
+    ended = lane.told
+    lane.left(first, 1.0)
+
+    assert (before, during, ended, lane.told) == (0, 2, 2, 2)

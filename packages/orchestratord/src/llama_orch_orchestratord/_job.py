@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 import msgspec
 from llama_orch_adapter_api import End, Metrics, TaskRequest, TokenEvent, WorkerError
 from llama_orch_adapter_host import TokenStream
+from llama_orch_adapter_host.events import Ending
 
 from ._outbox import Outbox
 from ._sse import FRAMES
@@ -45,6 +46,7 @@ class Job:
         "admitted",
         "deadline",
         "ended",
+        "ending",
         "expired",
         "hushed",
         "outbox",
@@ -67,6 +69,7 @@ class Job:
         self.admitted = now
         self.started: float | None = None
         self.ended: float | None = None
+        self.ending: Ending | None = None
         self.stream: TokenStream | None = None  # while it comes
         self.reader: Reader | None = None
         self.taken = False  # somebody reads it, from wherever
@@ -112,6 +115,11 @@ class Job:
             running_ms=None if self.started is None else _ms(until - self.started),
         )
 
+    @property
+    def told(self) -> int:
+        """How many tokens it has told so far, and what else came between its begin and its end."""
+        return max(0, self._number - (1 if self.ended is None else 2))
+
     def due(self, now: float) -> TaskRequest:
         """The task as the host is to have it: with what is left of its time. Not for one that is over."""
         assert self._task is not None  # noqa: S101  # what is over is not sent again
@@ -147,6 +155,7 @@ class Job:
         """It is over. What is unread stays so; a second time is nothing."""
         if self.ended is None:
             self.ended = now
+            self.ending = _ending(outcome)
             self._task = None
             form, number = self._form, self._count()
             last = form.failure(number, outcome) if isinstance(outcome, WorkerError) else form.event(number, outcome)
@@ -166,3 +175,9 @@ class Job:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+def _ending(outcome: End | WorkerError) -> Ending:
+    if isinstance(outcome, WorkerError):
+        return "failed"
+    return "cancelled" if outcome.finish_reason == "cancelled" else "ok"

@@ -43,7 +43,10 @@ _LAST_WORDS = 0.1
 
 
 class Jobs:
-    """The tasks of one host. Made within the event loop that they run on; an observer of the host."""
+    """The tasks of one host. Made within the event loop that they run on; an observer of the host.
+
+    `lanes` are what runs and waits, by pool; one that was never sent a task has none.
+    """
 
     def __init__(self, host: AdapterHost, config: ServerConfig, chance: Callable[[], float] = random.random) -> None:
         self._host = host
@@ -53,7 +56,7 @@ class Jobs:
         self._slots = Slots(host, config.admission.slots_if_unknown, self._loop.time)
         self._jobs: dict[str, Job] = {}
         self._done: OrderedDict[str, Job] = OrderedDict()  # nobody can read them any more; the oldest first
-        self._lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, Lane] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._timers: Timers[Job] = Timers(self._loop)
         self._wakes: Timers[Lane] = Timers(self._loop)
@@ -89,7 +92,7 @@ class Jobs:
 
     def census(self) -> Mapping[str, Census]:
         """How many tasks there are of each kind now, by pool."""
-        return census(self._lanes.values(), self._jobs.values())
+        return census(self.lanes.values(), self._jobs.values())
 
     async def cancel(self, job: Job) -> None:
         """End a task, wherever it is; not one token of it is handed out afterwards. One that is over stays so."""
@@ -138,7 +141,7 @@ class Jobs:
 
     def __call__(self, event: HostEvent) -> None:
         """A replica changed: look again what may start, in the loop's next turn."""
-        lane = self._lanes.get(event.pool_id)
+        lane = self.lanes.get(event.pool_id)
         if lane is not None and lane.queue and not self.stopping:
             lane.stir(self._loop.time())
             self._slots.forget()
@@ -153,7 +156,7 @@ class Jobs:
         """
         self.stopping = True
         self._wakes.close()
-        for lane in self._lanes.values():
+        for lane in self.lanes.values():
             while (job := lane.queue.take()) is not None:
                 self._lose(job, stopping(lane.pool_id), "stopping")
         await self._host.aclose(drain)
@@ -205,10 +208,10 @@ class Jobs:
             self._forget(next(iter(self._done.values())))
 
     def _lane(self, pool_id: str) -> Lane:
-        lane = self._lanes.get(pool_id)
+        lane = self.lanes.get(pool_id)
         if lane is None:
             admission = self._config.admission
-            lane = self._lanes[pool_id] = Lane(pool_id, admission.queue, admission.policy)
+            lane = self.lanes[pool_id] = Lane(pool_id, admission.queue, admission.policy)
         return lane
 
     def _accepted(self, job: Job, lane: Lane, now: float) -> Accepted:
@@ -274,8 +277,9 @@ class Jobs:
         if job.hushed:
             return CANCELLED
         async with self._host.submit(job.pool_id, job.due(self._loop.time())) as stream:
-            lane.flows()
-            self.counts.of(job.pool_id).waits.observe(job.waited(self._loop.time()))
+            now = self._loop.time()
+            lane.flows(job, now)
+            self.counts.of(job.pool_id).waits.observe(job.waited(now))
             job.stream = stream
             async for event in stream:
                 if type(event) is End:

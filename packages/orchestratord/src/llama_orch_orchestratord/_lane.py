@@ -1,10 +1,14 @@
 """What runs and waits of one pool, and when the next task may start. Pure: moments and chance are handed in."""
 
 import bisect
+from collections import Counter
+
+from llama_orch_adapter_host.events import Ending
 
 from ._forecast import Forecast
 from ._job import Job
 from ._queue import Policy, PoolQueue
+from ._recent import Recent
 
 _PAUSE = 0.25
 """Seconds that a pool is sent nothing after it pushed back without saying for how long; doubled each time."""
@@ -14,14 +18,22 @@ _SHORTEST_PAUSE = 0.05
 
 
 class Lane:
-    """Of one pool. `running` have a slot; a slot is free as soon as the engine is done, whoever still reads."""
+    """Of one pool. `running` have a slot; a slot is free as soon as the engine is done, whoever still reads.
+
+    `ended` counts tasks by how they ended. `first_tokens` and `totals` are how long tasks took since their admission,
+    those that ended well.
+    """
 
     def __init__(self, pool_id: str, bound: int, policy: Policy) -> None:
         self.pool_id = pool_id
         self.queue: PoolQueue[Job] = PoolQueue(bound, policy)
         self.forecast = Forecast()
         self.running: set[Job] = set()
+        self.ended: Counter[Ending] = Counter()
+        self.first_tokens = Recent()
+        self.totals = Recent()
         self.paused_until = 0.0
+        self._told = 0  # by tasks that are over
         self._guessed = False  # nobody said how long to pause
         self._pushes = 0  # in a row
         self._returned: list[Job] = []
@@ -35,8 +47,14 @@ class Lane:
             self.running.add(job)
         return job
 
-    def flows(self) -> None:
-        """A task was taken by an engine: whatever held the pool is over."""
+    @property
+    def told(self) -> int:
+        """How many tokens came from this pool so far."""
+        return self._told + sum(job.told for job in self.running)
+
+    def flows(self, job: Job, now: float) -> None:
+        """A task got its first token: whatever held the pool is over."""
+        self.first_tokens.add(now, now - job.admitted)
         self._pushes = 0
         self._returned.clear()
 
@@ -63,9 +81,14 @@ class Lane:
 
     def left(self, job: Job, now: float) -> None:
         """A task is over. The slot that it leaves may be the one that was missing."""
+        if job.ending is not None:
+            self.ended[job.ending] += 1
         if job not in self.running:
             return
         self.running.discard(job)
+        self._told += job.told
+        if job.ending == "ok":
+            self.totals.add(now, now - job.admitted)
         if job.started is not None:
             self.forecast.served(now - job.started)
         self.stir(now)
