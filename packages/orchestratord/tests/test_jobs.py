@@ -176,7 +176,7 @@ class Story:
         assert engine.running == 0
         assert len(jobs) == 0
         assert not jobs._errands
-        assert all(not lane.running and not lane.queue for lane in jobs._lanes.values())
+        assert all(not lane.running and not lane.queue for lane in jobs.lanes.values())
         assert all(job.state == "ended" and job.reader is None for job in self.jobs)
         for found in self.read:
             _check_whole(found)

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 from llama_orch_adapter_api import AdapterError, Error, get_logger
 from llama_orch_adapter_host import AdapterHost
 
-from . import _control, _looks, _metrics, _openai, _openai_errors, _openapi, _pools, _tasks
+from . import _control, _live, _looks, _metrics, _openai, _openai_errors, _openapi, _page, _pools, _tasks
 from ._auth import guard
 from ._config import ServerConfig
 from ._jobs import Jobs
@@ -44,6 +44,8 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     app[SCRAPES] = Scrapes(host)
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_stop)
+    if config.server.page:
+        _live.add(app)
     app.on_response_prepare.append(_name)
     routes = routes_of(config)
     add_routes(app, routes)
@@ -53,8 +55,10 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
 
 def routes_of(config: ServerConfig) -> tuple[Route, ...]:
     """All that an application with this config serves."""
-    rooms = (_tasks, _looks, _pools, _control, _metrics, _openapi, *((_openai,) if config.openai.enabled else ()))
-    return tuple(chain.from_iterable(room.ROUTES for room in rooms))
+    rooms = (_tasks, _looks, _pools, _control, _metrics, _openapi)
+    page = (_live, _page) if config.server.page else ()
+    front = (_openai,) if config.openai.enabled else ()
+    return tuple(chain.from_iterable(room.ROUTES for room in (*rooms, *page, *front)))
 
 
 async def _run(app: web.Application) -> AsyncIterator[None]:

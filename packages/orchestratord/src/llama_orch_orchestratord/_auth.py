@@ -11,9 +11,10 @@ from aiohttp.typedefs import Handler, Middleware
 from llama_orch_adapter_host import ConfigError
 
 from ._config import AccessToken, Role, ServerConfig
+from ._page import PATHS
 from ._refusal import invalid
 
-OPEN = frozenset(("/", "/healthz", "/readyz"))
+OPEN = frozenset((*PATHS, "/healthz", "/readyz"))
 """The resources that whoever reaches the server may read; none tells of pools, tasks or engines."""
 
 _OF_TASKS = ("/v1/tasks", "/v1/chat/", "/v1/completions", "/v1/embeddings")
