@@ -9,16 +9,19 @@ import msgspec
 import pytest
 from llama_orch_adapter_api import Metrics, PoolUnavailable, Started, Token
 from llama_orch_orchestratord._app import routes_of
-from llama_orch_orchestratord._config import ServerConfig
+from llama_orch_orchestratord._config import OpenAISettings, ServerConfig
 from llama_orch_orchestratord._openapi import document
 from llama_orch_orchestratord._routes import Route
 from llama_orch_orchestratord._wire import Frame
 
 from .serving import Engine, serving, shape, virtual, words  # type: ignore[import-not-found]  # no packages
 
-ROUTES = routes_of(ServerConfig())
+ROUTES = routes_of(ServerConfig(openai=OpenAISettings(enabled=True)))
 DOCUMENT = document(ROUTES)
+OPENAI = "openai.enabled = true"
 TOML = """
+[openai]
+enabled = true
 [auth]
 tokens = [{ env = "T1", role = "tasks" }, { env = "T2", role = "control" }]
 """
@@ -31,7 +34,7 @@ def operations() -> dict[tuple[str, str], dict[str, Any]]:
 
 async def test_the_document_is_served() -> None:
     """`/openapi.json` is the document of exactly the routes that the router has."""
-    async with serving(Engine(words())) as client:
+    async with serving(Engine(words()), toml=OPENAI) as client:
         status, body = await client.get("/openapi.json")
         served = {(route.method, route.resource.canonical) for route in client.app.router.routes() if route.resource}
 
@@ -71,7 +74,7 @@ async def test_the_document_says_who_may(route: Route, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, token)
     told = DOCUMENT["paths"][route.path][route.method.lower()]
     roles = [role for each in told["security"] for role in each["bearer"]]
-    path = route.path.format(pool_id="nope", task_id="nope")
+    path = route.path.format(pool_id="nope", task_id="nope", model="nope")
     got = []
     async with serving(Engine(words()), toml=TOML) as client:
         for headers in ({}, {"Authorization": f"Bearer {tokens['T1']}"}, {"Authorization": f"Bearer {tokens['T2']}"}):

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from ._job import Job
 from ._keys import CONFIG, CORRELATION, HOST, JOBS
-from ._openai_answers import ChatAnswer, ChatChunk, Model, Models, TextAnswer
+from ._openai_answers import ChatAnswer, ChunkEvent, Model, Models, TextAnswer
 from ._openai_errors import ErrorBody, Unfit, refused
 from ._openai_forms import ChatChunks, OpenAIForm, TextChunks, WholeChat, WholeText
 from ._openai_requests import Asked, read_chat, read_completion
@@ -125,23 +125,26 @@ def _named(response: web.Response, job: Job) -> web.Response:
 
 _PLAIN = StreamQuery(narration="false")
 
+_AGAIN = ("X-Should-Retry",)
+_WAIT = ("Retry-After", "X-Backoff-Ms", "Retry-After-Ms")
+
 _FAILURES = {
-    400: Reply("The request cannot be done as it stands; `param` names the field.", ErrorBody),
-    401: Reply("The token is missing or not known.", ErrorBody),
-    403: Reply("The token may not do this.", ErrorBody),
-    404: Reply("No pool has the name of this model.", ErrorBody),
-    408: Reply("The body did not come in time.", ErrorBody),
-    413: Reply("The body is too large.", ErrorBody),
-    415: Reply("The body is no JSON, or encoded.", ErrorBody),
-    429: Reply("The queue of the pool is full, or too many tasks are known.", ErrorBody),
-    499: Reply("Somebody cancelled the task.", ErrorBody),
-    500: Reply("The engine, or this software, broke.", ErrorBody),
-    502: Reply("The engine's answer cannot be used.", ErrorBody),
-    503: Reply("The pool takes no tasks, or its engine was lost.", ErrorBody),
-    504: Reply("The engine was silent for too long.", ErrorBody),
+    400: Reply("The request cannot be done as it stands; `param` names the field.", (ErrorBody,), headers=_AGAIN),
+    401: Reply("The token is missing, or not known.", (ErrorBody,), headers=(*_AGAIN, "WWW-Authenticate")),
+    403: Reply("The token's role may not do this, or a page of another site asks.", (ErrorBody,), headers=_AGAIN),
+    404: Reply("No pool has the name of this model.", (ErrorBody,), headers=_AGAIN),
+    408: Reply("The body did not come in time.", (ErrorBody,), headers=_AGAIN),
+    413: Reply("The body is larger than server.max_body.", (ErrorBody,), headers=_AGAIN),
+    415: Reply("The body is encoded, or of another type.", (ErrorBody,), headers=_AGAIN),
+    429: Reply("The pool's queue is full, or too many tasks are known.", (ErrorBody,), headers=(*_AGAIN, *_WAIT)),
+    499: Reply("Somebody cancelled the task.", (ErrorBody,), headers=_AGAIN),
+    500: Reply("The engine, or this software, broke.", (ErrorBody,), headers=_AGAIN),
+    502: Reply("The engine's answer cannot be used.", (ErrorBody,), headers=_AGAIN),
+    503: Reply("The pool takes no tasks, or its engine was lost.", (ErrorBody,), headers=_AGAIN),
+    504: Reply("The engine was silent for too long.", (ErrorBody,), headers=_AGAIN),
 }
-_MEDIA = (JSON, "text/event-stream")
-_READ = {status: _FAILURES[status] for status in (401, 403)}
+_LOOKED_AT = {status: _FAILURES[status] for status in (401, 403)}
+_ANSWERED = "The answer, or a stream of its chunks."
 
 ROUTES = (
     Route(
@@ -150,7 +153,7 @@ ROUTES = (
         path="/v1/models",
         handler=_models,
         summary="The pools, as OpenAI lists models.",
-        replies={200: Reply("All of them.", Models), **_READ},
+        replies={200: Reply("All of them.", (Models,)), **_LOOKED_AT},
     ),
     Route(
         name="viewModel",
@@ -158,7 +161,7 @@ ROUTES = (
         path="/v1/models/{model}",
         handler=_one_model,
         summary="A pool, as OpenAI tells of a model.",
-        replies={200: Reply("It is served.", Model), **_READ, 404: _FAILURES[404]},
+        replies={200: Reply("It is served.", (Model,)), **_LOOKED_AT, 404: _FAILURES[404]},
     ),
     Route(
         name="createChatCompletion",
@@ -169,7 +172,7 @@ ROUTES = (
         body=ChatRequest,
         example={"model": "chat", "messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 16},
         replies={
-            200: Reply("The answer; of a stream, each event but the last one.", ChatAnswer | ChatChunk, _MEDIA),
+            200: Reply(_ANSWERED, (ChatAnswer,), headers=(_REQUEST_ID,), event=ChunkEvent),
             **_FAILURES,
         },
     ),
@@ -181,6 +184,6 @@ ROUTES = (
         summary="Complete a prompt, whole or streamed, as OpenAI does.",
         body=CompletionRequest,
         example={"model": "chat", "prompt": "Why is the sky blue?", "max_tokens": 16},
-        replies={200: Reply("The answer; of a stream, each event but the last one.", TextAnswer, _MEDIA), **_FAILURES},
+        replies={200: Reply(_ANSWERED, (TextAnswer,), headers=(_REQUEST_ID,), event=ChunkEvent), **_FAILURES},
     ),
 )

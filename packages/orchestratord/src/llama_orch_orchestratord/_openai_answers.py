@@ -163,6 +163,12 @@ class TextAnswer(msgspec.Struct, frozen=True, tag_field="object", tag="text_comp
     usage: Usage | UnsetType | None = UNSET
 
 
+class ChunkEvent(msgspec.Struct, frozen=True):
+    """A server-sent event of an answer in chunks: one of them as JSON, an object `error`, or `[DONE]`."""
+
+    data: str
+
+
 class Model(msgspec.Struct, frozen=True, tag_field="object", tag="model"):
     """A pool. `max_model_len` is the context in tokens that all its replicas have, as far as they tell."""
 

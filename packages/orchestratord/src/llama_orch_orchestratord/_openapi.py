@@ -11,7 +11,7 @@ from aiohttp import web
 from llama_orch_adapter_api import Error
 
 from ._auth import role_of
-from ._routes import JSON, Reply, Route
+from ._routes import EVENTS, JSON, Reply, Route
 from ._wire import Frame
 
 Document = dict[str, Any]
@@ -23,17 +23,21 @@ _HEADERS = {
     "Cache-Control": "Who may keep it, and for how long.",
     "ETag": "Of what is answered; for If-None-Match.",
     "Location": "Where the task is from now on.",
+    "Retry-After-Ms": "As X-Backoff-Ms, under the name that OpenAI's clients heed.",
     "Retry-After": "Seconds after which to come again, where that is known.",
     "WWW-Authenticate": "Bearer",
     "X-Accel-Buffering": "no: what stands between hands each event on at once.",
     "X-Backoff-Ms": "Milliseconds after which to come again, where that is known.",
     "X-Correlation-Id": "As it was sent, or made.",
+    "X-Request-Id": "The task that the request was.",
+    "X-Should-Retry": "true or false: whether to come again, which OpenAI's clients heed.",
 }
 _TAKEN = {
     "If-None-Match": "The ETag of an answer that is known already.",
     "X-Correlation-Id": "1 to 128 letters, digits or ._:/+=@- that the answer and the records shall have.",
 }
 _PATHS = {
+    "model": ("A pool, as its file names it.", "chat"),
     "pool_id": ("A pool, as its file names it.", "chat"),
     "task_id": ("A task, as its admission told.", "7f3a9c12-0d5e-4b6a-9c1f-2e8d7b6a5c43"),
 }
@@ -84,7 +88,7 @@ def _types(routes: Iterable[Route]) -> Iterator[Any]:
     """Every type that is written or read, once."""
     found: dict[str, Any] = {_key(Error): Error}
     for route in routes:
-        for kind in (route.body, *chain.from_iterable(reply.bodies for reply in route.replies.values())):
+        for kind in (route.body, *chain.from_iterable((*it.bodies, it.event) for it in route.replies.values())):
             if kind is not None:
                 found.setdefault(_key(kind), kind)
     return iter(found.values())
@@ -143,6 +147,8 @@ def _reply(reply: Reply, known: Document) -> Document:
         schemas = [known[_key(body)] for body in reply.bodies]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         told["content"] = {media: {"schema": schema} for media in reply.media}
+    if reply.event is not None:
+        told["content"][EVENTS] = {"schema": known[_key(reply.event)]}
     return told
 
 

@@ -16,6 +16,7 @@ from ._refusal import invalid
 S = TypeVar("S", bound=msgspec.Struct)
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 
 Flag = Literal["true", "false"]
 """A yes or no in a query."""
@@ -27,13 +28,15 @@ _LONGEST = 200
 class Reply(msgspec.Struct, frozen=True):
     """What a status means. `bodies` are the types of which one is written as `media`; none where there is no body.
 
-    `headers` are the names of those that it always has, besides what every answer has.
+    `headers` are the names of those that it always has, besides what every answer has. `event` is the type of a
+    server-sent event's fields, where the same request may be answered by a stream, too.
     """
 
     description: str
     bodies: tuple[Any, ...] = ()
     media: tuple[str, ...] = (JSON,)
     headers: tuple[str, ...] = ()
+    event: Any = None
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
