@@ -31,6 +31,8 @@ replicas = [{ url = "URL" }]
 
 ORCHESTRATORD = """
 pools = "pools.toml"
+[openai]
+enabled = true
 [auth]
 tokens = [{ env = "ORCH_TOKEN", role = "control" }]
 [tasks]
@@ -49,6 +51,7 @@ bearer = "${ORCH_TOKEN}"
 
 [parameters]
 "body.pool_id" = "chat"
+"body.model" = "chat"
 
 [phases.stateful.generation]
 max-examples = 60
@@ -60,6 +63,14 @@ parameters = { "path.pool_id" = "spare" }
 [[operations]]  # rules over several fields, such as one subject a task, are in no schema
 include-operation-id = "submitTask"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "415", "429"]
+
+[[operations]]  # a schema does not say either what a field forbids another one
+include-operation-id = "createChatCompletion"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
+
+[[operations]]
+include-operation-id = "createCompletion"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
 
 [[operations]]
 include-operation-id = "streamTask"

@@ -83,20 +83,20 @@ class Asked(msgspec.Struct, frozen=True):
 def read_chat(body: bytes, correlation_id: str) -> Asked:
     """A chat as a task. Raises `BadRequest`."""
     sent = _read(body, ChatRequest)
-    _refuse(sent.top_logprobs > 0, "top_logprobs", "is not 0; alternatives are not carried, leave it out")
+    _refuse(bool(sent.top_logprobs), "top_logprobs", "is not 0; alternatives are not carried, leave it out")
     _refuse(not sent.messages, "messages", "is empty; give at least one")
-    _refuse(sent.modalities != ("text",), "modalities", 'is not ["text"]; answers are text alone')
+    _refuse(sent.modalities not in (None, ["text"]), "modalities", 'is not ["text"]; answers are text alone')
     extra = {name: value for name in HANDED_ON if (value := getattr(sent, name)) is not None}
     return _asked(
         sent,
         correlation_id,
-        logprobs=sent.logprobs,
+        logprobs=bool(sent.logprobs),
         messages=tuple(_message(i, message) for i, message in enumerate(sent.messages)),
         max_tokens=_length(sent),
         response_format=_format(sent.response_format),
-        tools=_made("tools", lambda: tuple(map(_tool, sent.tools))),
+        tools=_made("tools", lambda: tuple(map(_tool, sent.tools or ()))),
         tool_choice=_choice(sent),
-        extra=extra | sent.extra,
+        extra=extra | (sent.extra or {}),
     )
 
 
@@ -104,8 +104,8 @@ def read_completion(body: bytes, correlation_id: str) -> Asked:
     """A prompt as a task. Raises `BadRequest`."""
     sent = _read(body, CompletionRequest)
     _refuse(bool(sent.logprobs), "logprobs", "is not 0; alternatives are not carried, 0 gives the chosen tokens'")
-    _refuse(sent.echo, "echo", "is true; the prompt is not repeated, leave it out")
-    _refuse(sent.best_of != 1, "best_of", "is not 1; one answer is made, leave it out")
+    _refuse(bool(sent.echo), "echo", "is true; the prompt is not repeated, leave it out")
+    _refuse(sent.best_of not in {None, 1}, "best_of", "is not 1; one answer is made, leave it out")
     _refuse(bool(sent.suffix), "suffix", "is given; nothing is filled in before it, leave it out")
     return _asked(
         sent,
@@ -113,7 +113,7 @@ def read_completion(body: bytes, correlation_id: str) -> Asked:
         logprobs=sent.logprobs is not None,
         prompt=_prompt(sent.prompt),
         max_tokens=sent.max_tokens,
-        extra=sent.extra,
+        extra=sent.extra or {},
     )
 
 
@@ -122,9 +122,8 @@ def _read(body: bytes, kind: type[T]) -> T:
         sent = msgspec.json.decode(body)
         if not isinstance(sent, dict):
             raise BadRequest("the body is no JSON object", None)
-        given = {name: value for name, value in sent.items() if value is not None and name not in PASSED_OVER}
-        _check_known(given, kind)
-        return msgspec.convert(given, kind, str_keys=True)
+        _check_known((name for name, value in sent.items() if value is not None), kind)
+        return msgspec.convert(sent, kind, str_keys=True)
     except RecursionError:
         raise BadRequest("the body is nested too deep", None) from None
     except ValueError as error:  # MsgspecError is one, and so is bytes that are no UTF-8
@@ -134,7 +133,9 @@ def _read(body: bytes, kind: type[T]) -> T:
 def _check_known(given: Iterable[str], kind: type) -> None:
     known: tuple[str, ...] = kind.__struct_fields__  # type: ignore[attr-defined]  # it is a Struct
     for name in given:
-        _refuse(name not in known, name[:80], f"is not known here; {_INSTEAD.get(name, _MEND)}")
+        _refuse(
+            name not in known and name not in PASSED_OVER, name[:80], f"is not known here; {_INSTEAD.get(name, _MEND)}"
+        )
 
 
 def _refuse(condition: bool, param: str, why: str) -> None:  # noqa: FBT001  # reads like assert
@@ -165,7 +166,7 @@ def _made(param: str | None, make: Callable[[], T]) -> T:
 
 
 def _asked(sent: Request, correlation_id: str, *, logprobs: bool, **facts: Any) -> Asked:  # noqa: ANN401  # fields of a task
-    _refuse(sent.n != 1, "n", f"is {sent.n}; one answer is made, leave it out or ask again for another one")
+    _refuse(sent.n not in {None, 1}, "n", f"is {sent.n}; one answer is made, leave it out or ask again for another one")
     task = _made(
         None,
         lambda: TaskRequest(
@@ -177,7 +178,8 @@ def _asked(sent: Request, correlation_id: str, *, logprobs: bool, **facts: Any) 
             **facts,
         ),
     )
-    return Asked(sent.model, task, sent.stream, sent.stream_options.include_usage is True, logprobs)
+    include_usage = sent.stream_options is not None and bool(sent.stream_options.include_usage)
+    return Asked(sent.model, task, bool(sent.stream), include_usage, logprobs)
 
 
 def _sampling(sent: Request, *, logprobs: bool) -> Sampling:
@@ -235,8 +237,8 @@ def _choice(sent: ChatRequest) -> str | None:
     return choice if sent.tools or choice == "required" else None
 
 
-def _format(sent: PlainText | AnyObject | FittingJson) -> JsonSchema | None:
-    if isinstance(sent, PlainText):
+def _format(sent: PlainText | AnyObject | FittingJson | None) -> JsonSchema | None:
+    if sent is None or isinstance(sent, PlainText):
         return None
     if isinstance(sent, AnyObject):
         return JsonSchema({})

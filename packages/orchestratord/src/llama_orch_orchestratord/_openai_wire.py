@@ -127,12 +127,12 @@ class Request(Sent, frozen=True, kw_only=True):
     stop: str | list[str] | None = None
     seed: int | None = None
     logit_bias: dict[int, float] | None = None
-    n: int = 1
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    service_tier: Literal["auto", "default", "flex", "priority", "scale"] = "auto"
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
     prompt_cache_key: str | None = None
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] | None = None
 
 
 class ChatRequest(Request, frozen=True, kw_only=True):
@@ -140,12 +140,12 @@ class ChatRequest(Request, frozen=True, kw_only=True):
 
     messages: list[SentMessage]
     max_completion_tokens: int | None = None
-    logprobs: bool = False
-    top_logprobs: int = 0
-    tools: list[SentTool] = []
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[SentTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
-    response_format: PlainText | AnyObject | FittingJson = PlainText()
-    modalities: tuple[str, ...] = ("text",)
+    response_format: PlainText | AnyObject | FittingJson | None = None
+    modalities: list[str] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -156,6 +156,6 @@ class CompletionRequest(Request, frozen=True, kw_only=True):
 
     prompt: str | list[Any]
     logprobs: int | None = None
-    echo: bool = False
-    best_of: int = 1
-    suffix: str = ""
+    echo: bool | None = None
+    best_of: int | None = None
+    suffix: str | None = None
