@@ -86,6 +86,7 @@ def test_the_names_that_are_used() -> None:
 async def test_what_came_unasked_waits() -> None:
     """`_tail` holds what came before anybody asked, `_buffer` the answers that nobody took; `_protocol` has both."""
     handler = ResponseHandler(asyncio.get_running_loop())
+    assert (handler.read_timeout, handler._read_timeout_handle) == (None, None)
     handler.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     assert handler._tail
 

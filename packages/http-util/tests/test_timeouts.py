@@ -90,6 +90,25 @@ def test_a_silent_engine(answered: bytes, method: str) -> None:
     run_virtual(main())
 
 
+async def test_a_short_answer_sets_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is here at once costs one timer, which is gone with it."""
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+    call_later = loop.call_later
+
+    def counted(delay: float, call: Callable[..., object], *arguments: object) -> asyncio.TimerHandle:
+        handle = call_later(delay, call, *arguments)
+        if "_on_read_timeout" in repr(call):
+            timers.append(handle)
+        return handle
+
+    monkeypatch.setattr(loop, "call_later", counted)
+    async with answering(Reply.json(200, {})) as engine, HttpClient(engine.url) as client:
+        for number in range(1, 4):
+            await client.request("GET", "/health")
+            assert [each.cancelled() for each in timers] == [True] * number
+
+
 async def test_a_refusal_whose_body_stalls_keeps_its_status() -> None:
     """The status says what matters: an error's body is waited for a second at most."""
     reply = Reply.raw(b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\n{", hang=True)

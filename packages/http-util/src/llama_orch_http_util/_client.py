@@ -217,11 +217,12 @@ def _encoding_of(answer: Answer) -> str | None:
 
     What was put on for the transfer alone, other than chunks, nobody takes off again (RFC 9112 §6.1).
     """
-    transfer = answer.headers.get("transfer-encoding", "chunked")
-    if transfer.strip().lower() not in {"chunked", "identity"}:
+    transfer, encoding = answer.headers.get("transfer-encoding"), answer.headers.get("content-encoding")
+    if transfer is not None and transfer.strip().lower() not in {"chunked", "identity"}:
         return transfer
-    encoding = answer.headers.get("content-encoding", "identity")
-    return None if all(coding.strip().lower() == "identity" for coding in encoding.split(",")) else encoding
+    if encoding is None or all(coding.strip().lower() == "identity" for coding in encoding.split(",")):
+        return None
+    return encoding
 
 
 class StreamRequest(Generic[T]):

@@ -20,13 +20,14 @@ _kept: WeakSet[ResponseHandler] = WeakSet()
 
 
 class Response(aiohttp.ClientResponse):
-    """A response that differs from aiohttp's in six ways.
+    """A response that differs from aiohttp's in seven ways.
 
     - A request that said Connection: close is its connection's last, though the answer say Keep-Alive.
     - A body whose framing is broken ends with its connection, instead of never.
     - A kept connection on which something came unasked is stale: it would be taken for the answer to this request.
     - A connection that ends before the head says whether it was a kept one, and only then aiohttp repeats a GET.
     - A connection is dropped at once, also over TLS, where the peer would be given 30 s to say goodbye.
+    - A head is waited for with one timer, not with another for whatever comes of it.
     - 1xx heads are counted, and a silence after one is too long when any other is: aiohttp's timer stops at each.
     """
 
@@ -52,10 +53,19 @@ class Response(aiohttp.ClientResponse):
         if not kept and lost is not None:
             _kept.add(protocol)
             lost.add_done_callback(_take)
+        limit, timer = protocol.read_timeout, protocol._read_timeout_handle  # noqa: SLF001
+        if timer is not None:  # the request is written; what comes of the head stops this one no more, and sets none
+            protocol.read_timeout = protocol._read_timeout_handle = None  # noqa: SLF001
         try:
             await super().start(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             raise _ended_before_the_head(error, kept=kept) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if timer is not None and protocol.is_connected() and not self.content.is_eof():
+            protocol.read_timeout = limit
+            protocol.start_timeout()
         if lost is not None and not self.content.is_eof():
             ended = partial(self._connection_lost, protocol)
             lost.add_done_callback(ended)
