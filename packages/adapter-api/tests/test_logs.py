@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import logging.config
 import random
 import re
 import secrets
@@ -447,6 +448,19 @@ def test_children(child: str, formatter: logging.Formatter) -> None:
     assert not leaks(log(child))
     assert log(child).count("\n") == 1
     assert "5 of" in log(child)
+
+
+def test_logging_that_is_configured_anew() -> None:
+    """`dictConfig` leaves a logger its filter and takes its handlers; who asks for it again has the children safe."""
+    get_logger("test_logs")
+    logging.config.dictConfig(
+        {"version": 1, "disable_existing_loggers": False, "loggers": {"test_logs": {"level": "DEBUG"}}}
+    )
+    assert not leaks(written(lambda logger: logger.error(CANARY)))
+    with reading(get_logger("test_logs"), FORMATTERS["plain"]) as sink:
+        logging.getLogger("test_logs.child").error(CANARY)
+
+    assert sink.getvalue() == f"{REDACTED}\n"
 
 
 @pytest.mark.parametrize("ours", [[""], ["", ".a"], [".a"]], ids=["parent", "both", "child"])

@@ -174,7 +174,8 @@ def _handlers_of(logger: logging.Logger | None) -> Iterator[logging.Handler]:
 def get_logger(name: str) -> logging.Logger:
     """The logger of that name with the filter installed: what our own packages log through.
 
-    What its children log is made safe too, before any handler but their own sees it.
+    What its children log is made safe too, before any handler but their own sees it, until `logging.config` takes away
+    the handlers of a logger that it names: then call this again.
     """
     logger = logging.getLogger(name)
     logger.addFilter(_FILTER)  # which installs it once
