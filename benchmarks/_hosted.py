@@ -1,16 +1,20 @@
 """What the host adds to an adapter: `python _hosted.py CALLS TOKENS REPLICAS STREAMS ROUNDS`.
 
-The adapter yields from memory, so that all that differs is the host. Used directly and through the host by turns, in
-one process, `STREAMS` at a time; printed is, as JSON, what each round's host added to a call, in microseconds, and the
-ratio of both to the adapter alone.
+The adapters yield from memory, so that all that differs is the host. Used directly and through the host by turns, in
+one process, `STREAMS` at a time, with each of the `REPLICAS` (as `2,10,100`) by turns too; as many adapters are used
+directly, drawn by chance as the host draws them, since to reach a thousand of anything costs more than to reach one.
+Printed is, as JSON and for each number of replicas, what each round's host added to a call, in microseconds, and the
+ratio of both to the adapters alone.
 """
 
 import asyncio
 import gc
 import json
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import msgspec
 from llama_orch_adapter_api import (
@@ -27,6 +31,9 @@ from llama_orch_adapter_api import (
 from llama_orch_adapter_host import AdapterHost, Plugins, PoolPolicy
 
 STARTED = Started("words", "1", "model", "pool/0")
+
+WARM_UP = 30
+"""Calls that each replica gets first: with 20 its breaker knows it, and a call costs less from then on."""
 
 
 class Config(msgspec.Struct):
@@ -64,17 +71,36 @@ class Words(WorkerAdapter):
         yield self.end
 
 
-async def direct(adapter: WorkerAdapter, request: TaskRequest) -> None:
-    """Without a host."""
-    async for _ in adapter.submit(request):
-        pass
+class Bench:
+    """A host with so many replicas, and the same adapters without it."""
 
+    def __init__(self, host: AdapterHost, replicas: int, tokens: int, *, turns: bool) -> None:
+        self.host = host
+        self.replicas = replicas
+        self.alone = [Words(tokens, turns=turns) for _ in range(replicas)]
+        self.added: list[float] = []
+        self.ratios: list[float] = []
+        for number in range(replicas):
+            host.bind("pool", "words", {}, replica_id=str(number), policy=PoolPolicy())
 
-async def hosted(host: AdapterHost, request: TaskRequest) -> None:
-    """Through it."""
-    async with host.submit("pool", request) as stream:
-        async for _ in stream:
+    async def direct(self, request: TaskRequest) -> None:
+        """Without the host."""
+        async for _ in self.alone[int(random.random() * self.replicas)].submit(request):
             pass
+
+    async def hosted(self, request: TaskRequest) -> None:
+        """Through it."""
+        async with self.host.submit("pool", request) as stream:
+            async for _ in stream:
+                pass
+
+    async def round(self, calls: int, streams: int) -> None:
+        """Both, once."""
+        requests = [TaskRequest(prompt="p") for _ in range(calls)]
+        plain = await cost(self.direct, requests, streams)
+        whole = await cost(self.hosted, requests, streams)
+        self.added.append((whole - plain) / calls * 1e6)
+        self.ratios.append(whole / plain)
 
 
 async def cost(one: Callable[[TaskRequest], Awaitable[None]], requests: list[TaskRequest], streams: int) -> float:
@@ -89,26 +115,24 @@ async def cost(one: Callable[[TaskRequest], Awaitable[None]], requests: list[Tas
     return time.process_time() - began
 
 
-async def main(calls: int, tokens: int, replicas: int, streams: int, rounds: int) -> None:
+async def main(calls: int, tokens: int, replicas: list[int], streams: int, rounds: int) -> None:
     """Take turns."""
+    turns = streams > 1
     plugins = Plugins()
-    adapter = Words(tokens, turns=streams > 1)
-    plugins.register(AdapterSpec("words", 1, Config, lambda _: Words(tokens, turns=streams > 1)))
-    async with AdapterHost(plugins=plugins) as host:
-        for number in range(replicas):
-            host.bind("pool", "words", {}, replica_id=str(number), policy=PoolPolicy())
+    plugins.register(AdapterSpec("words", 1, Config, lambda _: Words(tokens, turns=turns)))
+    async with AsyncExitStack() as stack:
+        hosts = [await stack.enter_async_context(AdapterHost(plugins=plugins)) for _ in replicas]
+        benches = [Bench(host, count, tokens, turns=turns) for host, count in zip(hosts, replicas, strict=True)]
         await asyncio.sleep(0.5)  # each was asked how it is
-        added: list[float] = []
-        ratios: list[float] = []
-        for number in range(rounds + 1):
-            requests = [TaskRequest(prompt="p") for _ in range(calls)]
-            plain = await cost(lambda request: direct(adapter, request), requests, streams)
-            whole = await cost(lambda request: hosted(host, request), requests, streams)
-            if number:  # the first is a warm-up
-                added.append((whole - plain) / calls * 1e6)
-                ratios.append(whole / plain)
-        print(json.dumps([added, ratios]))
+        for bench in benches:
+            await bench.round(max(calls, WARM_UP * bench.replicas), streams)
+            bench.added, bench.ratios = [], []
+        for _ in range(rounds):
+            for bench in benches:
+                await bench.round(calls, streams)
+        print(json.dumps([[bench.added, bench.ratios] for bench in benches]))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:])))
+    calls, tokens, replicas, streams, rounds = sys.argv[1:]
+    asyncio.run(main(int(calls), int(tokens), [*map(int, replicas.split(","))], int(streams), int(rounds)))

@@ -39,8 +39,8 @@ def main(*, quick: bool) -> int:
 
 def calls_and_tokens(rounds: int) -> list[dict[str, Any]]:
     """What a call costs, and each token more."""
-    short = hosted(calls=500, tokens=SHORT, rounds=rounds)
-    long = hosted(calls=40, tokens=LONG, rounds=rounds)
+    [short] = hosted(1, calls=500, tokens=SHORT, rounds=rounds)
+    [long] = hosted(1, calls=40, tokens=LONG, rounds=rounds)
     call = statistics.median(short.added)
     tokens = [(each - call) / (LONG - SHORT) for each in long.added]
     return [figure("a call", "µs/call", short.added, 25.0), figure("a token", "µs/token", tokens, 0.5)]
@@ -48,24 +48,24 @@ def calls_and_tokens(rounds: int) -> list[dict[str, Any]]:
 
 def replicas(rounds: int) -> list[dict[str, Any]]:
     """The same with more and more replicas; 2 is the least that leaves a choice."""
-    seen = {count: hosted(calls=500, tokens=SHORT, rounds=rounds, replicas=count).added for count in (2, 10, 100, 1000)}
-    least = statistics.median(seen[2])
+    counts = (2, 10, 100, 1000)
+    seen = [each.added for each in hosted(*counts, calls=500, tokens=SHORT, rounds=rounds)]
     return [
         run.row(
             "a call, by replicas",
             f"{count} replicas",
             "µs/call",
             figures,
-            ratio=statistics.median(figures) / least,
+            ratio=statistics.median(these / least for these, least in zip(figures, seen[0], strict=True)),
             budget=None if count == 2 else 1.2,
         )
-        for count, figures in seen.items()
+        for count, figures in zip(counts, seen, strict=True)
     ]
 
 
 def streams(rounds: int) -> list[dict[str, Any]]:
     """Answers of 65 tokens, more and more of them side by side, the same number in all: few would be told by chance."""
-    seen = {count: hosted(calls=5000, tokens=65, rounds=rounds, streams=count) for count in (100, 1000, 5000)}
+    seen = {count: hosted(1, calls=5000, tokens=65, rounds=rounds, streams=count)[0] for count in (100, 1000, 5000)}
     least = statistics.median(seen[100].ratios)
     return [
         run.row(
@@ -86,8 +86,9 @@ def figure(what: str, unit: str, figures: list[float], budget: float) -> dict[st
     return {**line, "median": round(statistics.median(figures), 3)}
 
 
-def hosted(*, calls: int, tokens: int, rounds: int, replicas: int = 1, streams: int = 1) -> Added:
-    """A process of its own that takes turns between the two."""
+def hosted(*replicas: int, calls: int, tokens: int, rounds: int, streams: int = 1) -> list[Added]:
+    """A process of its own that takes turns between host and adapter, and between these numbers of replicas."""
     command = [sys.executable, "-P", Path(__file__).parent / "_hosted.py"]
-    told = json.loads(run.output([*command, *map(str, (calls, tokens, replicas, streams, rounds))]))
-    return Added(*told)
+    counts = ",".join(map(str, replicas))
+    told = json.loads(run.output([*command, *map(str, (calls, tokens, counts, streams, rounds))]))
+    return [Added(*each) for each in told]
