@@ -134,6 +134,6 @@ def test_what_is_served_is_what_the_document_says(serve: Serve, tmp_path: Path):
     assert report["exit_code"] == 0, words
     assert operations["tested"] == operations["total"] > 0
     assert cases["generated"] > EXAMPLES * operations["total"] / 2
-    assert report["valid_rates"]["POST /v1/tasks"]["fuzzing"]["accepted"] > 0
+    assert report["valid_rates"]["POST /v1/tasks"]["examples"]["accepted"] > 0
     assert clean(notes), notes
     assert '"level":"ERROR"' not in notes.replace(" ", "")

@@ -3,10 +3,12 @@
 import json
 import re
 import secrets
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its stubs are a package of their own
 from llama_orch_adapter_api import Metrics, PoolUnavailable, Started, Token
 from llama_orch_orchestratord._app import routes_of
 from llama_orch_orchestratord._config import OpenAISettings, ServerConfig
@@ -104,6 +106,57 @@ async def test_frames_are_as_described() -> None:
     assert fields["data"]["contentSchema"] == {"$ref": "#/components/schemas/Token"}
     assert fields["data"]["type"] == fields["id"]["type"] == "string"
     assert set(shape(found)) == set(schema["text/event-stream"]["schema"]["discriminator"]["mapping"])
+
+
+CALLS = [
+    ("submitTask", {}, 202),
+    ("viewTask", {}, 200),
+    ("explainTask", {}, 200),
+    ("cancelTask", {}, 204),
+    ("capabilities", {}, 200),
+    ("poolHealth", {}, 200),
+    ("metrics", {}, 200),
+    ("openapi", {}, 200),
+    ("healthz", {}, 200),
+    ("readyz", {}, 200),
+    ("reloadPools", {}, 200),
+    ("drainPool", {"replica_id": "1"}, 202),
+    ("drainPool", {"wait": "true"}, 200),
+    ("poolHealth", {}, 200),
+    ("readyz", {}, 503),
+    ("submitTask", {}, 503),
+]
+"""What goes well, in an order in which it does, until nothing takes tasks any more; by name, query and status."""
+
+
+async def test_what_goes_well_is_as_described(tmp_path: Path) -> None:
+    """Each route's success, and the end of all, has the content type, the headers and the body that it is to have."""
+    named = {route.name: route for route in ROUTES}
+    replicas = ", ".join(f'{{ id = "{i}", url = "http://127.0.0.1" }}' for i in range(2))
+    (tmp_path / "pools.toml").write_text(f'[pools.chat]\nengine = "words"\nreplicas = [{replicas}]')
+    async with serving(Engine(words()), Engine(words()), file=tmp_path / "pools.toml") as client:
+        task_id = await client.send()
+        await client.read(task_id)
+        for name, query, status in CALLS:
+            route = named[name]
+            url = client.url + route.path.format(pool_id="chat", task_id=task_id)
+            async with client.session.request(route.method, url, params=query, json=route.example) as response:
+                body = await response.read()
+            told = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(response.status)]
+
+            assert response.status == status, (name, body)
+            assert all(name in response.headers for name in set(told["headers"]) - {"Retry-After", "X-Backoff-Ms"})
+            _check_body(told, response.content_type, body)
+
+    assert {name for name, _, _ in CALLS} == set(named) - {"streamTask"}
+
+
+def _check_body(told: dict[str, Any], media: str, body: bytes) -> None:
+    if "content" not in told:
+        assert body == b""
+        return
+    schema = {**told["content"][media]["schema"], "components": DOCUMENT["components"]}
+    Draft202012Validator(schema).validate(json.loads(body) if media == "application/json" else body.decode())
 
 
 def test_what_a_pool_may_answer_beside_its_health_is_an_error() -> None:
