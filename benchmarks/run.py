@@ -1,4 +1,6 @@
-"""Runs a suite of benchmarks and prints each budget with its verdict: `python run.py http-util|http2|host [quick]`.
+"""Runs a suite of benchmarks and prints each budget with its verdict: `python run.py SUITE [quick]`.
+
+SUITE is http-util, http2, host or orchestratord.
 
 Every figure is CPU time of the client's process, and every verdict a ratio to raw aiohttp in the same run: the clients
 take turns, so that a machine that others use slows all of them alike. Shown are medians; the spread is the distance
@@ -92,6 +94,10 @@ def main(words: list[str]) -> int:
         import host  # noqa: PLC0415  # it needs the host, which the others do without
 
         return host.main(quick=quick)
+    if "orchestratord" in words:
+        import orchestratord  # noqa: PLC0415  # it needs orchestratord
+
+        return orchestratord.main(quick=quick)
     turns = 3 if quick else 7
     rows = [row for contest in contests(quick=quick) for row in measured(contest, turns)]
     rows += imports(turns)
@@ -150,7 +156,7 @@ def row(
         "client": client,
         "unit": unit,
         "median": round(median, 2),
-        "spread": round((quartiles[2] - quartiles[0]) / median, 2),
+        "spread": round((quartiles[2] - quartiles[0]) / median, 2) if median else 0.0,
         "ratio": round(ratio, 2),
         "budget": budget,
         "verdict": verdict,
