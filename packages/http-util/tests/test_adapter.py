@@ -394,3 +394,15 @@ async def test_cancels_are_not_confirmed_unless_an_adapter_does() -> None:
         await stream.aclose()  # type: ignore[attr-defined]  # as above
 
         assert paths(engine) == ["/who", "/v1/completions"]
+
+
+async def test_the_end_of_a_first_stream_is_not_that_of_a_second() -> None:
+    """ORCH-3601: a task that was sent again while its first stream closes is still underway."""
+    async with asked({POST: CUT}) as (adapter, _):
+        first, second = (aiter(adapter.submit(TASK)) for _ in range(2))
+        assert await anext(first) == await anext(second)
+        await first.aclose()  # type: ignore[attr-defined]  # it is an async generator
+        assert [*adapter._underway] == [TASK.task_id]
+
+        await second.aclose()  # type: ignore[attr-defined]
+        assert not adapter._underway

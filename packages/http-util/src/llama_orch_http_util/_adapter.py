@@ -230,7 +230,8 @@ class HttpAdapter(WorkerAdapter):
             self._known = None  # another engine may stand behind the url by now
 
     def _over(self, task_id: str, task: Underway, *, whole: bool) -> None:
-        self._underway.pop(task_id, None)
+        if self._underway.get(task_id) is task:  # else it was sent again meanwhile
+            del self._underway[task_id]
         if whole:
             return
         self._left[task_id] = task
