@@ -1,5 +1,6 @@
 """Each check can fail: for each there is an adapter that breaks its rule, and no other one."""
 
+import asyncio
 import os
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 from llama_orch_adapter_api import API_VERSION, AdapterContext, AdapterSpec, Secret
 from llama_orch_adapter_testkit.conformance import certify
-from llama_orch_adapter_testkit.conformance._check import every_check
+from llama_orch_adapter_testkit.conformance._check import Check, Trial, every_check
 from llama_orch_adapter_testkit.conformance._suite import Subject
 
 from . import bad_lives, bad_streams  # type: ignore[attr-defined]  # noqa: F401  # they fill BAD; test folders are no packages
@@ -38,6 +39,7 @@ def failures(spec: AdapterSpec, expected: frozenset[str]) -> set[str]:
     return {one.id for one in results if one.status == "failed"}
 
 
+@pytest.mark.timeout(120)  # sixty checks on a machine that may be busy
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_adapter_fails_what_it_breaks(name: str):
@@ -47,6 +49,7 @@ def test_a_bad_adapter_fails_what_it_breaks(name: str):
     assert failures(spec_of(kind), expected) == expected
 
 
+@pytest.mark.timeout(120)
 def test_a_good_adapter_fails_nothing():
     """What the bad ones are made of is good."""
     assert failures(spec_of(Twisted), DEAR) == set()
@@ -67,6 +70,7 @@ def test_a_busy_machine_fails_no_good_adapter():
     assert all(context.timeouts.connect > subject.limit for context in contexts)
 
 
+@pytest.mark.timeout(120)
 def test_every_check_can_be_passed():
     """An adapter that declares all there is, and keeps it, passes every check but what nobody can see of it."""
     whole = certify(spec_of(DeclaresAll), DIALECT)
@@ -76,6 +80,7 @@ def test_every_check_can_be_passed():
     assert "given as an AdapterSpec; name its entry point" in left["registration.pure"]
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
@@ -94,3 +99,29 @@ def test_every_check_can_fail():
     named = {name for _, expected in BAD.values() for name in expected}
 
     assert set(CHECKS) - named == {"registration.pure", "registration.api", "config.strict"}
+
+
+def test_some_checks_have_more_time():
+    """A check's limit is the suite's times its patience, and a failure tells which it was."""
+
+    async def waits(_: Trial) -> None:
+        await asyncio.sleep(0.1)
+
+    subject = Subject(spec_of(Twisted), DIALECT, config, {}, limit=0.04)
+    some, more = (Check("made.up", "required", "Waits.", waits, patience) for patience in (1.0, 5.0))
+
+    assert "it was not over after 0.04 s" in subject.run(some).reason
+    assert subject.run(more).status == "passed"
+
+
+def test_an_adapter_that_cannot_be_closed_is_told():
+    """What hangs is named: `aclose()`, not the check in which it did."""
+
+    class NeverCloses(Twisted):
+        async def aclose(self) -> None:
+            await super().aclose()
+            await asyncio.sleep(60)
+
+    result = Subject(spec_of(NeverCloses), DIALECT, config, {}).run(CHECKS["stream.order"])
+
+    assert (result.status, result.reason) == ("failed", "TimeoutError: aclose() was not over after 2 s")

@@ -1,5 +1,6 @@
 """The suite as its users meet it: a class in a test file, run by pytest, with the adapter found by its entry point."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from llama_orch_adapter_testkit.conformance import Certificate
+from llama_orch_adapter_testkit.conformance._registration import _registered
 
 GOOD = """
 from llama_orch_adapter_api import API_VERSION, AdapterSpec, hookimpl
@@ -105,6 +107,25 @@ def test_a_hook_that_waits(tmp_path: Path, hook: str, words: str):
 
     assert ran.returncode == 1, ran.stdout
     assert words in ran.stdout
+
+
+def test_a_registration_that_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its interpreter is ended with it, and leaves nothing for the next check to stumble over."""
+    module = "import os, pathlib, time\npathlib.Path(__file__).with_name('pid').write_text(f'{os.getpid()}\\n')\n"
+    package(tmp_path, module + "time.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def given_up() -> int:
+        asking = asyncio.create_task(_registered("acme"))
+        while not (said := (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else "").endswith("\n"):
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.wait([asking])
+        return int(said)
+
+    process = asyncio.run(given_up())
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 def test_one_file_is_for_one_adapter(tmp_path: Path):

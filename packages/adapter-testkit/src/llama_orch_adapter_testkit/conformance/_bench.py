@@ -29,6 +29,7 @@ from .._fake import Behaviour, FakeEngine
 from .._live import LiveReply
 from .._outcome import Outcome, outcome
 from .._reply import Ending, Reply
+from ._limit import within
 
 PIECES = (Piece("Once "), Piece("upon 🦙"), Piece("a "), Piece("naïve"), Piece(" tïme.\n"))
 """An answer: of several tokens, and of characters of one to four bytes."""
@@ -79,8 +80,7 @@ class Bench:
             try:
                 yield adapter, engine
             finally:
-                async with asyncio.timeout(CLOSE):
-                    await adapter.aclose()
+                await _close(adapter)
 
     async def answered(self, reply: Reply | Callable[[Asked], Reply], task: TaskRequest | None = None) -> Outcome:
         """What a task comes to where an engine, otherwise well, gives it this reply."""
@@ -142,6 +142,17 @@ class Bench:
         """A message of a user."""
         given: dict[str, Any] = {"messages": (Message("user", PROMPT),), "seed": 7}
         return TaskRequest(**(given | wanted))
+
+
+async def _close(adapter: WorkerAdapter) -> None:
+    timer = None
+    try:
+        async with within(CLOSE) as timer:
+            await adapter.aclose()
+    except TimeoutError:
+        if timer is None or not timer.expired():
+            raise
+        raise TimeoutError(f"aclose() was not over after {CLOSE:g} s") from None
 
 
 async def turns(count: int = 20) -> None:

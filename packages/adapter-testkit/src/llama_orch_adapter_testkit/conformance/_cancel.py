@@ -16,6 +16,7 @@ from .._outcome import outcome
 from .._reply import Reply
 from ._bench import Bench, turns
 from ._check import Broken, Trial, check, meanwhile, require
+from ._limit import within
 
 ENDLESS = Behaviour(tokens=1_000_000, pace=0.001, slots=2)
 SEEN = 5.0
@@ -154,7 +155,7 @@ async def _task_of(bench: Bench, engine: LoopbackEngine) -> Request:
 
 async def _has_left(request: Request, what: str) -> None:
     try:
-        async with asyncio.timeout(SEEN):
+        async with within(SEEN):
             await request.disconnected()
     except TimeoutError:
         raise Broken(f"{what}: the engine's client is still there; close the connection") from None
@@ -162,7 +163,7 @@ async def _has_left(request: Request, what: str) -> None:
 
 async def _stopped(fake: FakeEngine, what: str) -> None:
     try:
-        async with asyncio.timeout(SEEN):
+        async with within(SEEN):
             await _until(lambda: all(each.ending is not None for each in fake.generations))
     except TimeoutError:
         raise Broken(f"after {what} the engine still generates; close the connection") from None

@@ -25,12 +25,16 @@ class NotAsked(Exception):  # no error: it says why a check does not apply
 
 @dataclass(frozen=True)
 class Check:
-    """A rule by its id. Its group is `required`, or the word in features or workloads that opts in to it."""
+    """A rule by its id. Its group is `required`, or the word in features or workloads that opts in to it.
+
+    It may take `patience` times as long as any other check.
+    """
 
     id: str
     group: str
     rule: str
     run: Callable[["Trial"], Awaitable[None]]
+    patience: float = 1.0
 
     @property
     def required(self) -> bool:
@@ -51,13 +55,15 @@ _T = TypeVar("_T")
 _CHECKS: dict[str, Check] = {}
 
 
-def check(name: str, group: str = REQUIRED) -> Callable[[Callable[["Trial"], Awaitable[None]]], Check]:
+def check(
+    name: str, group: str = REQUIRED, *, patience: float = 1.0
+) -> Callable[[Callable[["Trial"], Awaitable[None]]], Check]:
     """Add a check; the first line of its docstring is the rule."""
 
     def add(run: Callable[["Trial"], Awaitable[None]]) -> Check:
         if name in _CHECKS:
             raise ValueError(f"two checks are named {name!r}; rename one")
-        made = Check(name, group, (run.__doc__ or "").strip().partition("\n")[0], run)
+        made = Check(name, group, (run.__doc__ or "").strip().partition("\n")[0], run, patience)
         _CHECKS[name] = made
         return made
 

@@ -8,6 +8,7 @@ from .._fake import Behaviour
 from .._outcome import Outcome, outcome
 from ._bench import Bench, turns
 from ._check import Trial, check, meanwhile, require
+from ._limit import run
 from ._stream import whole
 
 MANY = 200
@@ -95,7 +96,7 @@ async def loops(trial: Trial) -> None:
 
 
 def _on_a_loop(bench: Bench) -> Outcome:
-    return asyncio.run(_once(bench))
+    return run(_once(bench))
 
 
 async def _once(bench: Bench) -> Outcome:

@@ -57,7 +57,7 @@ print(json.dumps({
 """
 
 
-@check("registration.pure")
+@check("registration.pure", patience=6)  # another process: what it has of the machine, nobody here can tell
 async def pure(trial: Trial) -> None:
     """Registering opens no socket, imports nothing heavy, is soon over and waits for nobody."""
     if trial.found.point is None:
@@ -111,7 +111,12 @@ async def _registered(name: str) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-c", _CHILD, name, stdout=PIPE, stderr=PIPE, stdin=asyncio.subprocess.DEVNULL
     )
-    out, told = await process.communicate()
+    try:
+        out, told = await process.communicate()
+    finally:
+        if process.returncode is None:  # it was given up
+            process.kill()
+            await process.wait()
     if process.returncode:
         last = told.decode(errors="replace").strip().rpartition("\n")[2]
         raise Broken(f"registering fails in a fresh interpreter: {last}")

@@ -1,6 +1,5 @@
 """The class to derive from: a test for each check, each on an event loop of its own."""
 
-import asyncio
 import platform
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from ._bench import Bench
 from ._certificate import Certificate, Result, verdict_of
 from ._check import REQUIRED, SSE, Broken, Check, NotAsked, every_check
 from ._found import Found, find
+from ._limit import run, within
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Subject:
         _ = self.bench  # finding the adapter reads files and imports, which is nothing for an event loop
         began = time.perf_counter()
         try:
-            asyncio.run(self._judged(one))
+            run(self._judged(one))
         except NotAsked as why:
             return _result(one, "skipped", str(why), began)
         except Broken as why:
@@ -83,15 +83,16 @@ class Subject:
         )
 
     async def _judged(self, one: Check) -> None:
+        limit = self.limit * one.patience
         try:
-            async with asyncio.timeout(self.limit) as timer:
+            async with within(limit) as timer:
                 if one.group != REQUIRED:
                     await self._opted_in(one.group)
                 await one.run(self)
         except TimeoutError as late:
             if not timer.expired():
                 raise
-            raise Broken(f"it was not over after {self.limit:g} s: the adapter waits for what does not come") from late
+            raise Broken(f"it was not over after {limit:g} s: the adapter waits for what does not come") from late
 
     async def _opted_in(self, group: str) -> None:
         if group == SSE:
@@ -161,7 +162,7 @@ class AdapterConformance:
 
     `adapter` is the name of an installed entry point, or an `AdapterSpec`. `dialect` is how the scripted engine speaks.
     `skips` gives a reason for each check or group that is left out; required ones cannot be. A check may take `limit`
-    seconds.
+    seconds, not counting those that other processes take from it.
     """
 
     adapter: ClassVar[str | AdapterSpec]
