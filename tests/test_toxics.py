@@ -45,7 +45,7 @@ def toxics(chance: random.Random) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600 if os.environ.get("NIGHTLY") else 120)
-@pytest.mark.parametrize("dialect", ["llamacpp", "vllm"])
+@pytest.mark.parametrize("dialect", ["llamacpp", "vllm", "openai"])
 async def test_toxics(dialect: Any):
     """Battery 38, ORCH-3602: a spoilt answer is whole, or a failure of the table, and never hangs; each by its seed."""
     before = census()
