@@ -103,6 +103,7 @@ def test_every_fact_of_an_engine_is_held_by_a_test():
     named = re.findall(r"`([\w-]+)/(test_\w+)::(test_\w+)`", page)
     folders = {
         "tests": ROOT / "tests",
+        "engines": ROOT / "tests/engines",
         "http-util": ROOT / "packages/http-util/tests",
         "llamacpp": ROOT / "packages/adapter-llamacpp/tests",
         "vllm": ROOT / "packages/adapter-vllm/tests",

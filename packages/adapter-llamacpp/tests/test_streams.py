@@ -3,6 +3,7 @@
 import json
 import random
 
+import msgspec
 import pytest
 from llama_orch_adapter_api import (
     End,
@@ -15,6 +16,7 @@ from llama_orch_adapter_testkit import (
     Outcome,
     Reply,
     all_kinds_of_cuts,
+    outcome,
 )
 
 from .replays import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -27,6 +29,7 @@ from .replays import (  # type: ignore[import-not-found]  # test folders are no 
     finish_event,
     last_timings,
     met_with,
+    running,
 )
 
 
@@ -237,6 +240,22 @@ async def test_an_engine_that_died_is_a_reset(name: str):
 
     assert seen.failure.startswith("WORKER_RESET")
     assert seen.pieces == texts_of(SHELF[name]) != []
+
+
+async def test_any_model_name_is_served():
+    """The engine has one model and takes every name for it, as it was seen to; `Started` tells which one that is."""
+    seen_to = SHELF["err_unknown_model_200"]
+    asked = msgspec.structs.replace(TASKS[NATIVE], model_ref="nope")
+    async with running({("POST", NATIVE): Reply.capture(SHELF["completion_stream"])}) as (adapter, engine):
+        seen = await outcome(adapter, asked)
+
+    assert b'"model": "nope"' in seen_to.request
+    assert seen_to.response.startswith(b"HTTP/1.1 200 ")
+    assert b'"model":"smollm2"' in seen_to.body
+    assert engine.requests[-1].json()["model"] == "nope"
+    assert seen.end is not None
+    assert seen.started is not None
+    assert seen.started.model == "smollm2"
 
 
 @pytest.mark.parametrize("name", ["v1_messages_stream", "v1_responses_stream"])
