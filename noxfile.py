@@ -153,7 +153,7 @@ def simulate(session: nox.Session) -> None:
 @nox.session(requires=["wheels"], default=False)
 def bench(session: nox.Session) -> None:
     """Measure what ours costs: nox -s bench -- http-util [quick], or http2, host, orchestratord."""
-    install(session, *FROM_DIST, "llama-orch-http-util", "llama-orch-orchestratord", "trustme")
+    install(session, *FROM_DIST, *everything(), "trustme")
     session.run("python", "-P", "benchmarks/run.py", *session.posargs, env={"PYTHONPATH": "benchmarks"})
 
 

@@ -3,6 +3,9 @@
 Budgets (performance.md §2): 25 µs a call and 0.5 µs a token; flat, give or take a fifth, from 1 to 1,000 replicas and
 from 100 to 5,000 streams. Per call and per token is the slope of two answers' lengths. How the streams' number tells is
 shown as a ratio, host and adapter against the adapter alone at the same number: both touch more memory then.
+
+Last come the spans of the battery (9, 12, 27, 28) beside their exact bars, in wall time; their ratio is to the bar.
+Where the machine wakes who sleeps too late for that, what is over its bar is "too busy".
 """
 
 import json
@@ -17,6 +20,9 @@ import run
 SHORT, LONG = 1, 257
 """Tokens of the two answers."""
 
+LATE = 1.0
+"""Milliseconds that a machine may be late to wake who sleeps (p99); over that it is too busy for spans of 5 ms."""
+
 
 class Added(NamedTuple):
     """Microseconds that each round cost a call: what the host added, and with what ratio to the adapter alone."""
@@ -28,7 +34,7 @@ class Added(NamedTuple):
 def main(*, quick: bool) -> int:
     """Run, print, keep the result; 0 if every budget was kept."""
     rounds = 5 if quick else 15
-    rows = [*calls_and_tokens(rounds), *replicas(rounds), *streams(3 if quick else 7)]
+    rows = [*calls_and_tokens(rounds), *replicas(rounds), *streams(3 if quick else 7), *spans(quick=quick)]
     print(run.table(rows))
     run.RESULTS.mkdir(exist_ok=True)
     kept = run.RESULTS / f"host{'-quick' if quick else ''}.json"
@@ -78,6 +84,29 @@ def streams(rounds: int) -> list[dict[str, Any]]:
         )
         for count, each in seen.items()
     ]
+
+
+def spans(*, quick: bool) -> list[dict[str, Any]]:
+    """How soon an engine and a caller learn of things, on real sockets; the ratio is to the bar."""
+    command = [sys.executable, "-m", "benchmarks._latencies", *(["quick"] if quick else [])]
+    told = json.loads(run.output(command, cwd=Path(__file__).parent.parent))
+    busy = told[0][2] > LATE
+    return [span(*line, busy=busy) for line in told]
+
+
+def span(what: str, unit: str, seen: float, bar: float | None, *, busy: bool) -> dict[str, Any]:
+    """A row of one figure with its bar. What is over on a busy machine tells of that."""
+    kept = bar is None or seen <= bar
+    return {
+        "contest": "battery",
+        "client": what if bar is None else f"{what} ≤ {bar:g}",
+        "unit": unit,
+        "median": round(seen, 2),
+        "spread": 0.0,
+        "ratio": round(seen / bar, 2) if bar else 0.0,
+        "budget": 1.0 if bar else bar,
+        "verdict": "" if bar is None else "kept" if kept else "too busy" if busy else "over",
+    }
 
 
 def figure(what: str, unit: str, figures: list[float], budget: float) -> dict[str, Any]:
