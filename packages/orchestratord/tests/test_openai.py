@@ -60,6 +60,20 @@ async def test_failures_look_as_openai_tells_them() -> None:
 
 
 @virtual
+async def test_an_answer_names_its_task() -> None:
+    """Whole or streamed, so that it can be looked at and found in the records."""
+    engine = Engine(words(2))
+    async with serving(engine, toml=ON) as client:
+        chat = await post(client)
+        text = await post(client, {"model": "chat", "prompt": "p"}, "/v1/completions", stream=True)
+
+    assert [status for status, _, _ in (chat, text)] == [200, 200]
+    assert json.loads(chat[1])["choices"][0]["message"]["content"] == "word word "
+    assert text[1].endswith("data: [DONE]\n\n")
+    assert [headers["X-Request-Id"] for _, _, headers in (chat, text)] == [task.task_id for task in engine.begun]
+
+
+@virtual
 async def test_a_stream_waits_for_its_status_and_then_for_its_token() -> None:
     """Until the first heartbeat the status is open, then the client is shown that the server lives."""
     engine = Engine(lambda _: [STARTED, 12.0, Token("a", 0), End(1, 1, "stop")])

@@ -92,6 +92,26 @@ def test_a_chat_in_one_piece() -> None:
     ]
 
 
+def test_thoughts_and_calls_in_chunks() -> None:
+    """Thoughts come as they are thought; calls come whole, all in one chunk, before the finish."""
+    events = (Token("hm", 0, "reasoning"), Token("{", 1, "tool_call"), Token("}", 2, "tool_call"))
+    end = End(3, 3, "tool_calls", tool_calls=(ToolCall("c", "f", "{}"), ToolCall("d", "g", "")))
+    *found, done = chunks(told(form(ChatChunks), STARTED, *events, end))
+
+    assert done == "[DONE]"
+    assert [each["choices"][0]["delta"] for each in found[1:]] == [
+        {"reasoning_content": "hm"},
+        {
+            "tool_calls": [
+                {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"index": 1, "id": "d", "type": "function", "function": {"name": "g", "arguments": ""}},
+            ]
+        },
+        {},
+    ]
+    assert found[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_an_empty_answer_is_a_text() -> None:
     """Only tool calls alone leave the content null."""
     answer = json.loads(told(form(WholeChat), STARTED, END))

@@ -104,9 +104,7 @@ async def _stream(request: web.Request, job: Job, form: OpenAIForm) -> web.Strea
 
 
 async def _said(job: Job, patience: float | None) -> None:
-    """Wait until there is something to write, or for so many seconds."""
-    if job.outbox:
-        return
+    """Wait until there is something to write, or for so many seconds; from the turn on in which it was taken in."""
     said = asyncio.Event()
     job.outbox.on_change = said.set
     try:

@@ -3,6 +3,7 @@
 What a chunk or a whole answer is made of is collected by one class for each route and manner.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import msgspec
@@ -44,7 +45,7 @@ _LEAST_LOGPROB = -9999.0
 _encode = msgspec.json.Encoder().encode
 
 
-class OpenAIForm:
+class OpenAIForm(ABC):
     """Turns a task's events into bytes. `refusal` is why it failed, `begun` whether it had said something before."""
 
     prefix: ClassVar[str]
@@ -84,11 +85,11 @@ class OpenAIForm:
     def _start(self) -> bytes:
         return b""
 
-    def _token(self, token: Token) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _token(self, token: Token) -> bytes: ...
 
-    def _end(self, end: End, finish: Finish) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _end(self, end: End, finish: Finish) -> bytes: ...
 
 
 class ChatChunks(OpenAIForm):
