@@ -17,7 +17,7 @@ from .test_orchestratord import clean  # type: ignore[import-not-found]
 
 Serve = Callable[..., Serving]
 
-EXAMPLES = 25
+EXAMPLES = 10
 """Requests of each operation in the fuzzing phase; those of the other phases follow from the document."""
 
 POOLS = """
@@ -54,7 +54,7 @@ bearer = "${ORCH_TOKEN}"
 "body.model" = "chat"
 
 [phases.stateful.generation]
-max-examples = 60
+max-examples = 30
 
 [[operations]]  # so that the other operations have a pool that takes tasks
 include-operation-id = "drainPool"
@@ -71,6 +71,10 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
 [[operations]]
 include-operation-id = "createCompletion"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
+
+[[operations]]  # which never ends: each request would last until schemathesis has enough of it
+include-operation-id = "live"
+enabled = false
 
 [[operations]]
 include-operation-id = "streamTask"
@@ -132,7 +136,7 @@ def test_what_is_served_is_what_the_document_says(serve: Serve, tmp_path: Path):
     print(f"{cases['generated']} cases, {operations['tested']} operations, {report['running_time']:.0f} s")
     assert report["failures"] == report["errors"] == [], words
     assert report["exit_code"] == 0, words
-    assert operations["tested"] == operations["total"] > 0
+    assert operations["tested"] == operations["selected"] == operations["total"] - 1
     assert cases["generated"] > EXAMPLES * operations["total"] / 2
     assert report["valid_rates"]["POST /v1/tasks"]["examples"]["accepted"] > 0
     assert clean(notes), notes

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its stubs are a package of their own
 from llama_orch_adapter_api import Metrics, PoolUnavailable, Started, Token
+from llama_orch_orchestratord import _control, _looks, _metrics, _openapi, _pools, _tasks
 from llama_orch_orchestratord._app import routes_of
 from llama_orch_orchestratord._config import OpenAISettings, ServerConfig
 from llama_orch_orchestratord._openapi import document
@@ -102,9 +103,11 @@ async def test_frames_are_as_described() -> None:
         fields = {"event": each.event, "data": each.data} | ({} if each.id is None else {"id": each.id})
         assert json.loads(msgspec.json.encode(msgspec.convert(fields, Frame))) == fields
     schema = DOCUMENT["paths"]["/v1/tasks/{task_id}/stream"]["get"]["responses"]["200"]["content"]
-    fields = DOCUMENT["components"]["schemas"]["TokenFrame"]["properties"]
+    schemas = DOCUMENT["components"]["schemas"]
+    fields = schemas["TokenFrame"]["properties"]
     assert fields["data"]["contentSchema"] == {"$ref": "#/components/schemas/Token"}
     assert fields["data"]["type"] == fields["id"]["type"] == "string"
+    assert schemas["LookFrame"]["properties"]["data"]["contentSchema"] == {"$ref": "#/components/schemas/Look"}
     assert set(shape(found)) == set(schema["text/event-stream"]["schema"]["discriminator"]["mapping"])
 
 
@@ -148,7 +151,8 @@ async def test_what_goes_well_is_as_described(tmp_path: Path) -> None:
             assert all(name in response.headers for name in set(told["headers"]) - {"Retry-After", "X-Backoff-Ms"})
             _check_body(told, response.content_type, body)
 
-    assert {name for name, _, _ in CALLS} == set(named) - {"streamTask"}
+    rooms = (_control, _looks, _metrics, _openapi, _pools, _tasks)
+    assert {name for name, _, _ in CALLS} == {route.name for room in rooms for route in room.ROUTES} - {"streamTask"}
 
 
 def _check_body(told: dict[str, Any], media: str, body: bytes) -> None:

@@ -68,6 +68,18 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[Line, ...]
 
 
+class BeginFrame(msgspec.Struct, frozen=True, tag_field="event", tag="begin"):
+    """The first server-sent event: with all that is kept."""
+
+    data: Look
+
+
+class LookFrame(msgspec.Struct, frozen=True, tag_field="event", tag="look"):
+    """One of those that follow: with what is new."""
+
+    data: Look
+
+
 class Live:
     """Looks at a host and its tasks once every `EVERY` seconds, whether somebody watches or not: plots have a past.
 
@@ -250,7 +262,7 @@ ROUTES = (
         path="/v1/live",
         handler=_show,
         summary="All that is going on, for the page: a look each second, until the client leaves.",
-        replies={200: Reply("Events `begin`, with all that is kept, then `look`s.", (Look,), *_STREAM)},
+        replies={200: Reply("An event `begin`, then `look`s.", (BeginFrame | LookFrame,), *_STREAM)},
         refusals={429: f"{VIEWERS} look in already."},
     ),
 )

@@ -12,7 +12,6 @@ from llama_orch_adapter_api import Error
 
 from ._auth import role_of
 from ._routes import EVENTS, JSON, Reply, Route
-from ._wire import Frame
 
 Document = dict[str, Any]
 
@@ -58,7 +57,7 @@ def document(routes: Iterable[Route]) -> Document:
     types = tuple(_types(routes))
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(map(_key, types), schemas, strict=True))
-    for kind in get_args(Frame):
+    for kind in _events(routes):
         _as_sent(components[kind.__name__]["properties"])
     paths: Document = {}
     for route in routes:
@@ -92,6 +91,17 @@ def _types(routes: Iterable[Route]) -> Iterator[Any]:
             if kind is not None:
                 found.setdefault(_key(kind), kind)
     return iter(found.values())
+
+
+def _events(routes: Iterable[Route]) -> set[type[msgspec.Struct]]:
+    """The types that stand for a server-sent event: those whose tag is its field `event`."""
+    bodies = chain.from_iterable(reply.bodies for route in routes for reply in route.replies.values())
+    kinds = chain.from_iterable(get_args(body) or (body,) for body in bodies)
+    return {kind for kind in kinds if getattr(kind, "__struct_config__", None) and _is_event(kind)}
+
+
+def _is_event(kind: type[msgspec.Struct]) -> bool:
+    return kind.__struct_config__.tag_field == "event"
 
 
 def _as_sent(fields: Document) -> None:
