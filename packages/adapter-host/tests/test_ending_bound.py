@@ -4,18 +4,22 @@ import asyncio
 import threading
 
 import pytest
-from llama_orch_adapter_api import AdapterSpec, hookimpl
+from llama_orch_adapter_api import AdapterSpec, DeadlineUnmet, Token, hookimpl
 from llama_orch_adapter_host import AdapterHost, Plugins
 from llama_orch_adapter_host._flight import STOP_LIMIT
 
 from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
+    STARTED,
     Clinging,
     Config,
     drained,
+    host_of,
+    moment,
     now,
     task,
     virtual,
 )
+from .replicas import Lingering  # type: ignore[import-not-found]  # as above
 from .streams import CANCELLED  # type: ignore[import-not-found]  # as above
 
 
@@ -66,3 +70,26 @@ async def test_one_end_for_all_that_will_not_end(drain: float):
         flight._insist(flight._waiting)
         await asyncio.sleep(0.1)
     assert (await reader)[-1] == CANCELLED
+
+
+class Noting(Lingering):
+    """Notes the moment in which it is closed."""
+
+    closed_at = 0.0
+
+    async def aclose(self) -> None:
+        self.closed_at = now()
+        await super().aclose()
+
+
+@virtual
+async def test_a_stop_waits_for_what_missed_its_deadline():
+    """Battery 30: an adapter is closed once it has let go of a task whose deadline passed, and nothing runs on."""
+    replica = Noting((STARTED, Token("a", 0), 99), tidying=0.5)
+    async with host_of(replica) as host:
+        with pytest.raises(DeadlineUnmet):
+            await drained(await host.submit("pool", task(deadline_ms=1000)))
+        assert now() == moment(1)
+
+    assert replica.closed_at == moment(1.5)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

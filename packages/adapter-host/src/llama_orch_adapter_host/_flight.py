@@ -8,7 +8,6 @@ dropped. One that hangs in its clean-up is cancelled again.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -176,21 +175,18 @@ class Flight:
         return True
 
     async def stop(self) -> None:
-        """End the task if it runs, and wait until the adapter has let go of it, or too long to be waited for.
-
-        Past its deadline nobody waits.
-        """
+        """End the task if it runs, and wait until the adapter has let go of it, or too long to be waited for."""
         self.abandon()
-        if not self.gone and not isinstance(self.outcome, DeadlineUnmet):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_LIMIT):
-                    await self._is_gone()
+        if not self.gone:
+            self._gone = self._gone or self.loop.create_future()
+            await asyncio.wait([self._gone], timeout=STOP_LIMIT)
 
-    async def _is_gone(self) -> None:
-        """Wait until the adapter has let go; several may."""
-        if self._gone is None:
-            self._gone = self.loop.create_future()
-        await asyncio.shield(self._gone)
+    async def leave(self) -> None:
+        """`stop` for its caller, who does not wait past its deadline."""
+        if isinstance(self.outcome, DeadlineUnmet):
+            self.abandon()
+        else:
+            await self.stop()
 
     def cut(self, error: WorkerError) -> bool:
         """End the task with an error. False where it was over already."""

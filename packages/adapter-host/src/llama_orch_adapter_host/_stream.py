@@ -94,7 +94,7 @@ class TokenStream:
     async def aclose(self) -> None:
         """Stop the engine if it still works on this, and let go; a second call does nothing."""
         if not self._flight.gone:
-            await self._flight.stop()
+            await self._flight.leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,7 +122,7 @@ class Grounded:
         self._told = True
         return cancelled()
 
-    async def stop(self) -> None:
+    async def leave(self) -> None:
         """Nothing runs."""
 
     def abandon(self) -> None:
@@ -159,7 +159,7 @@ class Submission:
         return stream
 
     def __aexit__(self, kind: object, error: object, trace: object) -> Coroutine[Any, Any, None]:
-        return Grounded().stop() if self._stream is None else self._stream.aclose()
+        return Grounded().leave() if self._stream is None else self._stream.aclose()
 
     def __del__(self) -> None:
         if not self._used:
