@@ -5,6 +5,7 @@ import linecache
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,7 +23,7 @@ _BLOCKING_CALLS = frozenset({*_BLOCKING, "os.system", "subprocess.Popen", "fcntl
 _UNHEARD = frozenset({"sleep", "accept", "recv", "recv_into", "recvfrom", "send", "sendall", "sendto"})
 """Calls without an audit event, `time.sleep` before Python 3.13 among them: they are seen by a profile function."""
 _IMPORTING = "<frozen importlib._bootstrap"
-_OF_THE_INTERPRETER = (_IMPORTING, linecache.__file__)
+_OF_THE_INTERPRETER = (_IMPORTING, linecache.__file__, traceback.__file__)
 """Who reads a file here is importing, or shows the source of a traceback: not what an adapter was written to do."""
 
 _watching: dict[int, list[str]] = {}
