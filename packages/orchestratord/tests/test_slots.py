@@ -1,6 +1,9 @@
 """How many tasks of a pool may run at once."""
 
-from llama_orch_adapter_host import AdapterHost
+import asyncio
+
+from llama_orch_adapter_api import WorkerHealth
+from llama_orch_adapter_host import AdapterHost, PoolPolicy
 from llama_orch_orchestratord._slots import Slots
 
 from .serving import Engine, plugins_of, serving, virtual, words  # type: ignore[import-not-found]
@@ -13,6 +16,26 @@ async def test_slots_are_added_up_over_replicas() -> None:
         slots = Slots(client.host, unknown=3, clock=lambda: 0.0)
 
         assert slots.of("chat") == 13
+
+
+@virtual
+async def test_a_replica_that_is_down_has_no_slots() -> None:
+    """What waits for it would wait at the others, outside the order of the queue."""
+    down, up = Engine(words(), slots=8), Engine(words(), slots=2)
+    async with serving(down, up) as client:
+        down.told = WorkerHealth(live=False, ready=False, state="down")
+        await asyncio.sleep(60)
+
+        assert Slots(client.host, unknown=3, clock=lambda: 0.0).of("chat") == 2
+
+
+@virtual
+async def test_a_limit_of_the_pool_counts_where_it_is_lower() -> None:
+    """Its policy may let fewer tasks to a replica than the engine has slots."""
+    async with serving(
+        Engine(words(), slots=8), Engine(words(), slots=2), policy=PoolPolicy(max_in_flight=5)
+    ) as client:
+        assert Slots(client.host, unknown=3, clock=lambda: 0.0).of("chat") == 7
 
 
 async def test_a_replica_that_was_not_asked_yet_counts_as_unknown() -> None:
