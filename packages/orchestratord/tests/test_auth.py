@@ -117,7 +117,12 @@ async def test_missing_and_wrong_are_one_answer(tokens: None, headers: list[tupl
     engine = Engine(words())
     async with serving(engine, toml=TOML) as client:
         plain = await ask(client, "POST", "/v1/tasks")
-        for method, path in (("POST", "/v1/tasks"), ("GET", "/v1/tasks/x/stream"), ("GET", "/nope"), ("PUT", "/")):
+        for method, path in (
+            ("POST", "/v1/tasks"),
+            ("GET", "/v1/tasks/x/stream"),
+            ("GET", "/nope"),
+            ("PUT", "/v1/tasks"),
+        ):
             status, body, got = await ask(client, method, path, CIMultiDict(headers))
 
             assert (status, body) == (401, plain[1])
