@@ -173,3 +173,21 @@ def test_what_hangs_is_not_waited_for(raised: Callable[[], Awaitable[Any]], reas
     (ready,) = [one for one in every_check() if one.id == "health.ready"]
 
     assert subject.run(ready).reason.startswith(reason)
+
+
+STORED = sorted((Path(__file__).parents[3] / "docs" / "certificates").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", STORED, ids=lambda file: file.stem)
+def test_a_stored_certificate_is_over_every_check(file: Path):
+    """ORCH-3612: those in docs/ name the checks that there are, in their present words; else run `nox -s certify`."""
+    stored = msgspec.json.decode(file.read_bytes(), type=Certificate)
+
+    assert [(one.id, one.group, one.rule) for one in stored.checks] == [
+        (one.id, one.group, one.rule) for one in every_check()
+    ]
+
+
+def test_all_are_stored():
+    """There is something to look at."""
+    assert len(STORED) >= 3
