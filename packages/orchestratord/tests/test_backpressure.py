@@ -3,6 +3,7 @@
 import asyncio
 import socket
 
+import pytest
 from llama_orch_adapter_api import End, Metrics, TaskRequest, Token, TokenEvent
 from llama_orch_orchestratord._reader import BOUND
 
@@ -163,6 +164,29 @@ async def test_the_cancel_of_a_stopped_stream_frees_the_engine() -> None:
 
     assert shape(found) == ["end"]
     assert engine.running == 0
+
+
+@virtual
+@pytest.mark.parametrize("ends_by", ["cancel", "deadline"])
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_client_that_takes_nothing_keeps_no_slot_of_a_task_that_is_over(ends_by: str, reads: bool) -> None:
+    """Once the engine is done with a task, another one starts, whatever the client of the first still has to take."""
+    engine = Engine(words(50_000), slots=1)
+    async with serving(engine, toml="[stream]\nunread_events = 1") as client:
+        first = await client.send(deadline_ms=5000 if ends_by == "deadline" else None)
+        connection = await _dial(client, first) if reads else None
+        await asyncio.sleep(1)
+        await client.send()
+        if ends_by == "cancel":
+            await client.cancel(first)
+        else:
+            await asyncio.sleep(4)
+        await asyncio.sleep(0.5)
+
+        assert len(engine.begun) == 2
+        assert client.census().running == 1
+        if connection is not None:
+            connection.close()
 
 
 @virtual

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from llama_orch_adapter_api import End, PoolUnavailable, TaskRequest, WorkerError, get_logger
 from llama_orch_adapter_host import AdapterHost
-from llama_orch_adapter_host.events import Event, HostEvent, ReplicaEvent
+from llama_orch_adapter_host.events import Event, HostEvent, ReplicaEvent, TaskEnded
 
 from ._config import ServerConfig
 from ._counts import Census, Counts, Loss, census
@@ -136,16 +136,25 @@ class Jobs:
     # --- an observer of the host
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whatever changes a replica may let a task start that waits."""
-        return issubclass(kind, ReplicaEvent)
+        """Whatever changes a replica may let a task start that waits, and so may the end of another one."""
+        return issubclass(kind, ReplicaEvent | TaskEnded)
 
     def __call__(self, event: HostEvent) -> None:
-        """A replica changed: look again what may start, in the loop's next turn."""
+        """A replica changed, or is done with a task: look again what may start, in the loop's next turn."""
         lane = self.lanes.get(event.pool_id)
-        if lane is not None and lane.queue and not self.stopping:
-            lane.stir(self._loop.time())
+        if lane is None:
+            return
+        now = self._loop.time()
+        if isinstance(event, TaskEnded):
+            job = self._jobs.get(event.task_id)
+            if job is None or job.stream is None or event.refused:
+                return
+            lane.free(job, now)  # though its client may not have taken all: that can last
+        elif lane.queue:
+            lane.stir(now)
             self._slots.forget()
-            self._wakes.arm(lane, self._loop.time(), self._dispatch)
+        if lane.queue and not self.stopping:
+            self._wakes.arm(lane, now, self._dispatch)
 
     # --- the end
 

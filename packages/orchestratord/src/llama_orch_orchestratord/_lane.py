@@ -2,6 +2,7 @@
 
 import bisect
 from collections import Counter
+from itertools import chain
 
 from llama_orch_adapter_host.events import Ending
 
@@ -33,6 +34,7 @@ class Lane:
         self.first_tokens = Recent()
         self.totals = Recent()
         self.paused_until = 0.0
+        self._freed: set[Job] = set()  # their engines are done, their clients are not
         self._told = 0  # by tasks that are over
         self._guessed = False  # nobody said how long to pause
         self._pushes = 0  # in a row
@@ -50,7 +52,7 @@ class Lane:
     @property
     def told(self) -> int:
         """How many tokens came from this pool so far."""
-        return self._told + sum(job.told for job in self.running)
+        return self._told + sum(job.told for job in chain(self.running, self._freed))
 
     def flows(self, job: Job, now: float) -> None:
         """A task got its first token: whatever held the pool is over."""
@@ -79,19 +81,26 @@ class Lane:
         for each in reversed(self._returned):
             self.queue.put_back(each, each.priority)
 
+    def free(self, job: Job, now: float) -> None:
+        """A task's slot is free. It may be the one that was missing."""
+        if job in self.running:
+            self.running.discard(job)
+            self._freed.add(job)
+            if job.started is not None:
+                self.forecast.served(now - job.started)
+            self.stir(now)
+
     def left(self, job: Job, now: float) -> None:
-        """A task is over. The slot that it leaves may be the one that was missing."""
+        """A task is over, and its slot is free."""
         if job.ending is not None:
             self.ended[job.ending] += 1
-        if job not in self.running:
+        self.free(job, now)
+        if job not in self._freed:
             return
-        self.running.discard(job)
+        self._freed.discard(job)
         self._told += job.told
         if job.ending == "ok":
             self.totals.add(now, now - job.admitted)
-        if job.started is not None:
-            self.forecast.served(now - job.started)
-        self.stir(now)
 
     def predicted(self, job: Job, now: float, slots: int) -> float | None:
         """Seconds until a task starts, 0 for one that has; None where nobody can tell."""
