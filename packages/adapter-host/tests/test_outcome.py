@@ -120,3 +120,25 @@ def test_subclasses_mean_what_their_kind_means():
 
     assert meaning_of(Gone("gone", detail="reset")) == meaning_of(WorkerReset("gone", detail="reset"))
     assert meaning_of(Odd("odd", detail="odd"))[:2] == ("fault", "never")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AdapterError("no event stream", detail="decode"),
+        AdapterError("too much", detail="too_large"),
+        AdapterError("zipped", detail="encoding"),
+        WorkerReset("no finish", detail="truncated"),
+    ],
+)
+def test_an_answer_that_a_task_made_unreadable_is_no_fault_of_the_replica(error: WorkerError):
+    """`extra` may ask the engine for anything; how the task goes on stays the same."""
+    plain, made = meaning_of(error), meaning_of(error, extra=True)
+
+    assert EFFECTS[plain.outcome].breaker == "fault"
+    assert EFFECTS[made.outcome].breaker == "neutral"
+    assert made[1:] == plain[1:]
+
+
+def test_what_no_request_can_ask_for_is_the_replicas_fault():
+    assert meaning_of(WorkerReset("gone", detail="reset"), extra=True).outcome == "fault"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from llama_orch_adapter_api import TaskRequest
+from llama_orch_adapter_api import AdapterError, TaskRequest, TokenEvent, WorkerError
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     Client,
@@ -104,3 +104,19 @@ async def test_what_a_task_asked_is_not_kept() -> None:
         kept = [each for each in gc.get_objects() if isinstance(each, TaskRequest) and each.task_id == task_id]
 
     assert kept == []
+
+
+@virtual
+async def test_a_client_shuts_no_pool_by_what_it_asks_the_engine_for() -> None:
+    """A task whose `extra` makes the engine's answer unreadable fails alone; the breaker stays closed for others."""
+
+    def script(task: TaskRequest) -> list[TokenEvent | float | WorkerError]:
+        return [AdapterError("no event stream", detail="decode")] if task.extra else words()(task)
+
+    async with serving(Engine(script)) as client:
+        for _ in range(20):
+            found = await client.read(await client.send(extra={"stream": False}))
+            assert found[-1].data["code"] == "ADAPTER"
+        found = await client.read(await client.send())
+
+    assert shape(found) == ["started", *["token"] * 3, "end"]

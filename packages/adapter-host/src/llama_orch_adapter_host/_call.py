@@ -229,7 +229,7 @@ class Call:
         permit, attempt, binding = self._permit, self._attempt, self.binding
         self._permit = None
         assert permit and attempt and binding  # noqa: S101, PT018  # each attempt ends once
-        meaning = meaning_of(ending, stale_before=self._stale_before)
+        meaning = meaning_of(ending, stale_before=self._stale_before, extra=bool(self.task.extra))
         attempt.ended(ending, meaning.outcome, now - self._boarded_at)
         was = binding.gate.health.belief
         if binding.gate.left(permit, meaning, ending, now):

@@ -97,10 +97,17 @@ MEANINGS: dict[tuple[type[WorkerError], str], Meaning] = {
 }
 
 
-def meaning_of(ending: End | WorkerError, *, stale_before: bool = False) -> Meaning:
+_UNREADABLE = frozenset(
+    {(AdapterError, "decode"), (AdapterError, "too_large"), (AdapterError, "encoding"), (WorkerReset, "truncated")}
+)
+"""Endings by an answer that is none. A task whose `extra` asks for another one gets it from an engine that is well."""
+
+
+def meaning_of(ending: End | WorkerError, *, stale_before: bool = False, extra: bool = False) -> Meaning:
     """What an ending means. Subclasses of a kind mean what it means.
 
     `stale_before`: an earlier attempt of the task met a stale connection. Meeting one again is the replica's fault.
+    `extra`: the task put words of its own into the engine's request.
     """
     if isinstance(ending, End):
         return _CANCELLED if ending.finish_reason == "cancelled" else _OK
@@ -109,5 +116,6 @@ def meaning_of(ending: End | WorkerError, *, stale_before: bool = False) -> Mean
     for kind in type(ending).__mro__:
         meaning = MEANINGS.get((kind, ending.detail))
         if meaning is not None:
-            return meaning
+            asked_for = extra and (kind, ending.detail) in _UNREADABLE
+            return meaning._replace(outcome="client_fault") if asked_for else meaning
     return _FINAL_FAULT
