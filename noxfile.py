@@ -126,7 +126,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"], default=False)
 def nightly(session: nox.Session) -> None:
-    """Run the random tests at their full size, which takes hours; each prints the seed that replays it."""
+    """Run the random tests at full size, for many hours (the soak alone up to 4); each prints the seed to replay it."""
     groups = [tool for group in GROUPS.values() for tool in group]
     install(session, *FROM_DIST, *everything(), *groups)
     pytest(session, "-m", "nightly", "-s", *session.posargs, NIGHTLY="1")

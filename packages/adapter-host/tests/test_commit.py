@@ -4,6 +4,7 @@ import collections
 import random
 from collections.abc import AsyncIterator
 
+import pytest
 from llama_orch_adapter_api import Metrics, TaskRequest, Token, TokenEvent, WorkerError
 from llama_orch_adapter_host import FlightRecord, PoolPolicy
 
@@ -40,6 +41,7 @@ class Faulty(Words):
         )
 
 
+@pytest.mark.timeout(120)
 def test_nothing_is_sent_again_after_a_token():
     """Battery 15: over 10^4 random faults in mid-stream: no attempt after the first token, no token twice or lost."""
     seed = random.randrange(2**32)

@@ -220,6 +220,7 @@ async def dated(host: AdapterHost, rng: random.Random, seen: collections.Counter
         assert left >= -1e-6, told
 
 
+@pytest.mark.timeout(120)
 def test_a_deadline_is_exact_in_every_phase():
     """Battery 24: over 10^4 random deadlines no task ends later than its own, and one that misses it ends just then."""
     seed = random.randrange(2**32)

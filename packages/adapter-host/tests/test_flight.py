@@ -279,6 +279,7 @@ async def test_a_stream_closed_by_another_task():
 # --- battery 10 and 41
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("part", range(5))
 def test_any_order_of_endings(part: int, caplog: pytest.LogCaptureFixture):
     """Battery 10: in 10^5 random schedules each task has one ending, and no cancellation is lost or invented."""

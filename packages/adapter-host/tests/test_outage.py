@@ -49,6 +49,7 @@ async def outage(host: AdapterHost, replicas: list[Replica], seed: int, *, opens
     return sum(replica.begun for replica in replicas) / SUBMITS
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "script",
     [(refused(),), (0.01, reset()), (overloaded(0.001),), (99,)],

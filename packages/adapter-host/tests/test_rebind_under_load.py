@@ -134,6 +134,7 @@ async def under_load(seed: int, drain: float) -> tuple[Load, Yard, int, int]:
     return load, yard, sum(old.begun - begun for old, begun in before_swap), failed
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("drain", [60.0, 0.3])
 def test_rebind_under_load(drain: float):
     """Battery 29: 100 rebinds with 200 streams: 0 lost, 0 on the wrong adapter, old adapters closed exactly once.

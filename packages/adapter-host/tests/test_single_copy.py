@@ -189,6 +189,7 @@ async def play(seed: int, schedules: int) -> tuple[Play, collections.Counter[str
     return seen, endings
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("part", range(8))
 def test_one_live_copy(part: int):
     """Battery 16: over 10^5 schedules no task is ever on two replicas at once, however its adapters let go of it."""

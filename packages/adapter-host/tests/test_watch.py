@@ -154,6 +154,7 @@ class Timed(Words):
         yield end(1)
 
 
+@pytest.mark.timeout(120)
 def test_deadlines_are_kept_at_random():
     """Battery 24: of 10^4 random deadlines each is kept to the millisecond, in the phase that the task was in."""
 
