@@ -70,6 +70,39 @@ async def test_a_body_has_its_bound(extra: int):
 
 
 @pytest.mark.parametrize(
+    ("length", "headers", "answers"),
+    [
+        (len(BODY), (b"Host: 127.0.0.1",), [100, 202]),
+        (len(BODY), (b"Host: other.example",), [403]),
+        (1025, (b"Host: 127.0.0.1",), [413]),
+    ],
+    ids=["taken", "not let in", "too large"],
+)
+async def test_a_body_is_asked_for_when_its_sender_is_let_in(
+    length: int, headers: tuple[bytes, ...], answers: list[int]
+):
+    """A client that waits with its body (`Expect`) is told first what would become of it."""
+    head = b"\r\n".join((b"POST /v1/tasks HTTP/1.1", b"Expect: 100-continue", b"Connection: close", *headers))
+    async with limited() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % length)
+        seen = [int((await reader.readuntil(b"\r\n\r\n")).split()[1])]
+        if seen == [100]:
+            writer.write(BODY)
+            seen.append(int((await reader.read()).split()[1]))
+        writer.close()
+
+    assert seen == answers
+
+
+async def test_what_else_is_expected_is_passed_over():
+    async with limited() as port:
+        status, answer = await talk(port, post(BODY, b"Expect: <b>"))
+
+    assert status == 202, answer
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 1100 + b"\r\n\r\n",

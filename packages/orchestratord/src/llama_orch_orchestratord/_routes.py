@@ -68,9 +68,13 @@ def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
     """Serve them."""
     for route in routes:
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler, allow_head=route.head)
+            app.router.add_get(route.path, route.handler, allow_head=route.head, expect_handler=_expect)
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, route.path, route.handler, expect_handler=_expect)
+
+
+async def _expect(_: web.Request) -> None:
+    """Do not ask for a body before it is known who sends it; `_limits` does. What else is expected is passed over."""
 
 
 def answer(status: int, body: object, headers: Mapping[str, str] | None = None) -> web.Response:
