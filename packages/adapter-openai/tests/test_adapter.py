@@ -59,6 +59,7 @@ def test_the_entry_point_registers_the_engine():
     assert registered == [AdapterSpec("openai", API_VERSION, OpenAIConfig, package.OpenAIAdapter, advise=token_budget)]
 
 
+@pytest.mark.timeout(120)  # a whole certificate, on a machine that may be busy
 def test_a_server_that_nothing_is_told_of():
     """ORCH-3612: with its url alone, the adapter keeps every rule as well, and declares no more than chats."""
     seen = certify("openai", OPENAI)

@@ -18,6 +18,8 @@ from llama_orch_adapter_testkit.conformance._suite import Subject
 
 from .twisted import DIALECT, Twisted, spec_of  # type: ignore[import-not-found]  # test folders are no packages
 
+pytestmark = pytest.mark.timeout(120)  # whole certificates, on a machine that may be busy
+
 
 def result(status: Status, group: str = "required", reason: str = "") -> Result:
     return Result(id=f"a.{status}", group=group, rule="It does.", status=status, reason=reason)

@@ -15,6 +15,8 @@ from . import bad_lives, bad_streams  # type: ignore[attr-defined]  # noqa: F401
 from .declares import DeclaresAll  # type: ignore[import-not-found]  # as above
 from .twisted import BAD, DIALECT, Twisted, spec_of  # type: ignore[import-not-found]  # as above
 
+pytestmark = pytest.mark.timeout(120)  # whole certificates, on a machine that may be busy
+
 DEAR = frozenset({"framing.every_byte", "life.many_streams", "loop.cpu", "registration.pure"})
 """Checks that take more than a tenth of a second; at night every bad adapter is tried by these, too."""
 
@@ -39,7 +41,6 @@ def failures(spec: AdapterSpec, expected: frozenset[str]) -> set[str]:
     return {one.id for one in results if one.status == "failed"}
 
 
-@pytest.mark.timeout(120)  # sixty checks on a machine that may be busy
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_adapter_fails_what_it_breaks(name: str):
@@ -49,7 +50,6 @@ def test_a_bad_adapter_fails_what_it_breaks(name: str):
     assert failures(spec_of(kind), expected) == expected
 
 
-@pytest.mark.timeout(120)
 def test_a_good_adapter_fails_nothing():
     """What the bad ones are made of is good."""
     assert failures(spec_of(Twisted), DEAR) == set()
@@ -70,7 +70,6 @@ def test_a_busy_machine_fails_no_good_adapter():
     assert all(context.timeouts.connect > subject.limit for context in contexts)
 
 
-@pytest.mark.timeout(120)
 def test_every_check_can_be_passed():
     """An adapter that declares all there is, and keeps it, passes every check but what nobody can see of it."""
     whole = certify(spec_of(DeclaresAll), DIALECT)
@@ -80,7 +79,6 @@ def test_every_check_can_be_passed():
     assert "given as an AdapterSpec; name its entry point" in left["registration.pure"]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [

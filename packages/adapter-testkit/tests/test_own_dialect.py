@@ -14,6 +14,8 @@ from llama_orch_http_util.openai import body_of, path_of
 
 from .twisted import Twisted, spec_of  # type: ignore[import-not-found]  # test folders are no packages
 
+pytestmark = pytest.mark.timeout(120)  # whole certificates, on a machine that may be busy
+
 
 class Event(msgspec.Struct, frozen=True):
     said: str = ""

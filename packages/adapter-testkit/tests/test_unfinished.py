@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 from llama_orch_adapter_api import TaskRequest, TokenEvent
 from llama_orch_adapter_testkit.conformance import certify
 
 from .twisted import DIALECT, Twisted, spec_of  # type: ignore[import-not-found]  # test folders are no packages
+
+pytestmark = pytest.mark.timeout(120)  # whole certificates, on a machine that may be busy
 
 MISSING = "fill in request_body() in _wire.py"
 
