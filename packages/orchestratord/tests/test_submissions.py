@@ -60,10 +60,12 @@ async def test_what_is_no_plain_json_is_refused(status: int, body: bytes, header
 
 @virtual
 async def test_what_does_not_exist_says_so() -> None:
-    """A wrong path and a wrong method have an error as their body, as everything else."""
+    """A wrong path and a wrong method have an error as their body, with the mend, as everything else."""
     async with serving(Engine(words())) as client:
         async with client.session.get(f"{client.url}/v2/tasks") as nowhere:
-            assert (nowhere.status, (await nowhere.json())["code"]) == (404, "ADAPTER")
+            told = await nowhere.json()
+            assert (nowhere.status, told["code"]) == (404, "ADAPTER")
+            assert "GET /openapi.json" in told["message"]
         async with client.session.put(f"{client.url}/v1/tasks") as wrong:
             assert (wrong.status, wrong.headers["Allow"]) == (405, "POST")
 

@@ -113,7 +113,7 @@ async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse
 def _unserved(request: web.Request, error: web.HTTPException) -> Refusal:
     """What aiohttp did not find, or did not take."""
     detail = "too_large" if error.status == 413 else "not_found" if error.status == 404 else "bad_request"
-    text = f"{request.method} {request.path[:80]!a}: {error.reason}"
+    text = f"{request.method} {request.path[:80]!a}: {error.reason} · GET /openapi.json tells what is served"
     kept = {name: value for name, value in error.headers.items() if name == "Allow"}
     return Refusal(error.status, AdapterError(text, detail=detail), headers=kept)
 
