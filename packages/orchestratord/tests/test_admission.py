@@ -239,7 +239,7 @@ async def test_the_table_of_tasks_is_bounded() -> None:
         third = await client.send()
 
         assert (status, "tasks.limit" in body["message"]) == (429, True)
-        assert "Retry-After" in headers
+        assert int(headers["Retry-After"]) >= 1
         assert (await client.get(f"/v1/tasks/{first}/stream"))[0] == 404
         for task_id in (second, third):
             assert shape(await client.read(task_id))[-1] == "end"

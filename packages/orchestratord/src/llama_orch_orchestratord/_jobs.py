@@ -38,6 +38,9 @@ logger = get_logger(__name__)
 _PUSH_BACKS = {"at_capacity", "overloaded", "loading"}
 """Details of `PoolUnavailable` for which a task waits: its pool will take it, only not now."""
 
+_TABLE_PAUSE = 1.0
+"""Seconds after which to come again, at least, where the table is full: when a place is free depends on readers."""
+
 _LAST_WORDS = 0.1
 """Seconds that readers may take, when all ends, for what they were told last."""
 
@@ -211,7 +214,7 @@ class Jobs:
             raise known_task(task.task_id)
         if len(self._jobs) >= self._config.tasks.limit:
             if not self._done:
-                wait = self._backoff(self._lane(pool_id), self._loop.time())
+                wait = max(_TABLE_PAUSE, self._backoff(self._lane(pool_id), self._loop.time()))
                 told = f"{len(self._jobs)} tasks are known, which is tasks.limit · come again later"
                 raise full(told, wait, "table_full")
             self._forget(next(iter(self._done.values())))
