@@ -52,6 +52,20 @@ async def test_a_drain_may_be_waited_for() -> None:
 
 
 @virtual
+async def test_what_waits_for_a_drained_pool_is_told_at_once() -> None:
+    """Nothing takes it any more, so it does not wait for those that run on."""
+    async with serving(Engine(words(3, 0.5), slots=1)) as client:
+        running, waiting = await client.send(), await client.send()
+        await client.order("/v1/pools/chat/drain")
+        async with asyncio.timeout(0.5):
+            (error,) = await client.read(waiting)
+        found = await client.read(running)
+
+    assert (error.event, error.data["code"]) == ("error", "POOL_UNAVAILABLE")
+    assert shape(found)[-1] == "end"
+
+
+@virtual
 async def test_one_replica_may_be_drained() -> None:
     """The others of its pool go on taking tasks."""
     first, second = Engine(words()), Engine(words())

@@ -38,6 +38,9 @@ logger = get_logger(__name__)
 _PUSH_BACKS = {"at_capacity", "overloaded", "loading"}
 """Details of `PoolUnavailable` for which a task waits: its pool will take it, only not now."""
 
+_GONE = {"draining", "unknown_pool"}
+"""Details for which waiting is in vain: the host tells each task so, however many still run."""
+
 _TABLE_PAUSE = 1.0
 """Seconds after which to come again, at least, where the table is full: when a place is free depends on readers."""
 
@@ -248,7 +251,8 @@ class Jobs:
             refusal = self._host.refusal(lane.pool_id)
             if now >= lane.paused_until and refusal is not None and refusal.detail in _PUSH_BACKS:
                 lane.pause(refusal.retry_after, now, self._chance())
-            job = lane.next(now, self._slots.of(lane.pool_id))
+            gone = refusal is not None and refusal.detail in _GONE
+            job = lane.next(now, len(lane.running) + 1 if gone else self._slots.of(lane.pool_id))
             if job is None:
                 break
             self._start(job, lane, now)
