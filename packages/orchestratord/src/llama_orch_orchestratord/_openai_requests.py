@@ -126,7 +126,9 @@ def _read(body: bytes, kind: type[T]) -> T:
         return msgspec.convert(sent, kind, str_keys=True)
     except RecursionError:
         raise BadRequest("the body is nested too deep", None) from None
-    except ValueError as error:  # MsgspecError is one, and so is bytes that are no UTF-8
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8; send it as UTF-8", None) from None
+    except ValueError as error:
         raise _unread(str(error)) from None
 
 

@@ -115,7 +115,9 @@ def read_submission(body: bytes, correlation_id: str) -> tuple[str, TaskRequest]
         return submission.pool_id, submission.task(correlation_id)
     except RecursionError:
         raise _bad("it is nested too deep") from None
-    except ValueError as error:  # MsgspecError is one, and so is bytes that are no UTF-8
+    except UnicodeDecodeError:  # a ValueError, whose words are not for people
+        raise _bad("it is not UTF-8; send it as UTF-8") from None
+    except ValueError as error:
         raise _bad(str(error)) from None
 
 
