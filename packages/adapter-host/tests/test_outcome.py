@@ -141,4 +141,5 @@ def test_an_answer_that_a_task_made_unreadable_is_no_fault_of_the_replica(error:
 
 
 def test_what_no_request_can_ask_for_is_the_replicas_fault():
+    """A reset connection counts, whatever the task put into the request."""
     assert meaning_of(WorkerReset("gone", detail="reset"), extra=True).outcome == "fault"

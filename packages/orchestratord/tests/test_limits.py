@@ -96,6 +96,7 @@ async def test_a_body_is_asked_for_when_its_sender_is_let_in(
 
 
 async def test_what_else_is_expected_is_passed_over():
+    """An `Expect` that is not 100-continue changes nothing, and is not quoted back."""
     async with limited() as port:
         status, answer = await talk(port, post(BODY, b"Expect: <b>"))
 
