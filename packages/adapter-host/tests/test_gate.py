@@ -32,7 +32,7 @@ def gate_of(**facts: int) -> Gate:
     return gate
 
 
-def use(gate: Gate, ending: End | WorkerError, now: float) -> bool:
+def use(gate: Gate, ending: End | WorkerError, now: float) -> str | None:
     """Let a task in and out again."""
     return gate.left(gate.enter(now), meaning_of(ending), ending, now)
 
@@ -58,7 +58,7 @@ def test_each_reason_and_when_it_ends():
         gate.health.saw(DOWN)
         gate.health.saw(DOWN)
     assert gate.refuses(1.0, 0) == Refusal("down", math.inf)
-    gate.draining = True
+    gate.drain()
     assert gate.refuses(1.0, 0) == Refusal("draining", math.inf)
 
 

@@ -62,7 +62,7 @@ def ailing(how: str) -> Binding:
     binding = bound(limit=0 if how == "full" else None)
     match how:
         case "draining":
-            binding.gate.draining = True
+            binding.gate.drain()
         case "down":
             binding.gate.health.saw(DOWN)
             binding.gate.health.saw(DOWN)

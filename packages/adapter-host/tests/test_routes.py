@@ -83,7 +83,7 @@ def _close(binding: Binding, how: str) -> None:
     """Make it refuse."""
     match how:
         case "draining":
-            binding.gate.draining = True
+            binding.gate.drain()
         case "down":
             binding.gate.health.saw(DOWN)
             binding.gate.health.saw(DOWN)

@@ -79,6 +79,21 @@ class Permit(NamedTuple):
 class Breaker:
     """One binding's breaker. Every `now` is a moment on one monotonic clock; `Breakers.create` makes it."""
 
+    __slots__ = (
+        "_barred_until",
+        "_circuit",
+        "_epoch",
+        "_policy",
+        "_publish",
+        "_random",
+        "_shared",
+        "_span",
+        "_spans",
+        "_window",
+        "key",
+        "pulse",
+    )
+
     def __init__(
         self,
         circuit: Circuit,
@@ -91,7 +106,7 @@ class Breaker:
         self._policy = policy
         self._random = random
         self._publish = publish
-        self.pulse = Pulse()  # beats when it admits again
+        self.pulse = Pulse()  # beats when it admits again, no more, or later than it said
         self._span = 0.0  # of the last trip, before the spread
         self._epoch = 0
         self._barred_until = -math.inf  # closed; open, for ever; half open, as long as the probe's lease
@@ -123,6 +138,7 @@ class Breaker:
             return None
         self._epoch += 1
         self._barred_until = now + self._policy.probe_lease
+        self.pulse.beats += 1
         return Permit(self._epoch, probe=True)
 
     def first_token(self, permit: Permit, now: float) -> None:
@@ -158,6 +174,7 @@ class Breaker:
         """Health did not: stay open for another span, no longer than the last. Before it is due, nothing happens."""
         if self.due(now):
             self._circuit.prolong(now, self._spread())
+            self.pulse.beats += 1
 
     def reopens_in(self, now: float) -> float:
         """Seconds until it may admit again; 0.0 where it admits now, or waits for health alone."""
@@ -199,6 +216,7 @@ class Breaker:
         self._epoch += 1
         self._shared = None
         self._barred_until = math.inf
+        self.pulse.beats += 1
         self._span = next(self._spans)
         self._circuit.ttl = self._spread()
 
@@ -225,6 +243,8 @@ class Breakers:
 
 class _Window:
     """The last outcomes as bits, a fault being 1."""
+
+    __slots__ = ("_bits", "_mask", "_policy", "_seen", "spotless")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy

@@ -231,8 +231,8 @@ class Call:
         assert permit and attempt and binding  # noqa: S101, PT018  # each attempt ends once
         meaning = meaning_of(ending, stale_before=self._stale_before, extra=bool(self.task.extra))
         attempt.ended(ending, meaning.outcome, now - self._boarded_at)
-        was = binding.gate.health.belief
-        if binding.gate.left(permit, meaning, ending, now):
+        was = binding.gate.left(permit, meaning, ending, now)
+        if was is not None:
             self._tell.health(binding, was)
         if isinstance(ending, WorkerError):
             if binding.gate.ails(ending, self.task):

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from llama_orch_adapter_api import AdapterError, End, TaskRequest, WorkerError, one_line
 
 from ._breaker import Breaker, Permit
-from ._health import Health
+from ._health import Belief, Health
 from ._outcome import EFFECTS, SET_UP, Meaning
 from ._policy import PoolPolicy
 from ._pulse import Pulse
@@ -31,9 +31,25 @@ class Gate:
     """Of one binding. `slots` is how many tasks its engine runs at once, None where nobody knows.
 
     `patience` bounds a pause, whatever the engine asks for: nobody else would ever find out that it takes tasks again.
+    `busy` is what its health said when it last let a task in.
+
+    That health and breaker let tasks in is kept until the next beat: of a thousand replicas none is at hand in the
+    processor's cache, and each object more that is read of one costs as much as all else that a look does.
     """
 
-    __slots__ = ("breaker", "draining", "health", "ill_set_up", "limit", "patience", "paused_until", "slots")
+    __slots__ = (
+        "_open_at",
+        "breaker",
+        "busy",
+        "draining",
+        "health",
+        "ill_set_up",
+        "limit",
+        "patience",
+        "paused_until",
+        "pulse",
+        "slots",
+    )
 
     def __init__(self, breaker: Breaker, health: Health, limit: int | None = None) -> None:
         self.breaker = breaker
@@ -44,15 +60,18 @@ class Gate:
         self.draining = False
         self.ill_set_up: set[str] = set()  # the details that were told, until it works again
         self.paused_until = 0.0
+        self.busy = False
+        self.join(Pulse())
 
     def join(self, pulse: Pulse) -> None:
-        """Let this one beat from now on whenever something changes that kept tasks out."""
-        self.breaker.pulse = self.health.pulse = pulse
+        """Let this one beat from now on."""
+        self.pulse = self.breaker.pulse = self.health.pulse = pulse
+        self._open_at = -1  # the beat at which drain, health and breaker let tasks in
 
     def drain(self) -> None:
         """Let no more tasks in."""
         self.draining = True
-        self.health.pulse.beats += 1  # that tasks are kept out is no news, but why is
+        self.pulse.beats += 1
 
     def adopt(self, policy: PoolPolicy) -> None:
         """Go by these figures from now on; what is known of the replica is kept."""
@@ -63,17 +82,18 @@ class Gate:
 
     def refuses(self, now: float, in_flight: int) -> Refusal | None:
         """Why a task may not go there now, None where it may."""
-        if self.draining:
-            return Refusal("draining", _NEVER)
-        if not self.health.admits:
-            return Refusal("loading" if self.health.belief == "loading" else "down", _NEVER)
-        if not self.breaker.admits(now):
-            return Refusal("open", self.breaker.reopens_in(now) or ASKING)
+        if self._open_at != self.pulse.beats and (refusal := self._look(now)) is not None:
+            return refusal
         if now < self.paused_until:
             return Refusal("paused", self.paused_until - now)
         if self.limit is not None and in_flight >= self.limit:
             return Refusal("full", _NEVER)
         return None
+
+    def load(self, in_flight: int) -> float:
+        """How much there is to do for its slots; a busy replica has more than is seen from here."""
+        load = in_flight / (self.slots or 1)
+        return load + 1 if self.busy else load
 
     def enter(self, now: float) -> Permit:
         """The breaker's permit for a task that is sent now, which the gate just admitted; `left` gives it back."""
@@ -81,18 +101,19 @@ class Gate:
         assert permit is not None  # noqa: S101  # it admits, and nothing came between
         return permit
 
-    def left(self, permit: Permit, meaning: Meaning, ending: End | WorkerError, now: float) -> bool:
-        """Take in how a task ended; whether that changed what is believed of the replica's health."""
+    def left(self, permit: Permit, meaning: Meaning, ending: End | WorkerError, now: float) -> Belief | None:
+        """Take in how a task ended; what was believed of the replica's health, if that changed it."""
         effect = EFFECTS[meaning.outcome]
         self.breaker.leave(permit, effect.breaker, now)
         if not isinstance(ending, WorkerError):
             if self.ill_set_up and effect.breaker == "ok":
                 self.ill_set_up.clear()
-            return False
+            return None
         if effect.readiness == "paused":
             pause = min(ending.retry_after or PAUSE, max(self.patience, PAUSE))
             self.paused_until = max(self.paused_until, now + pause)
-        return effect.readiness == "loading" and self.health.loads(one_line(ending.message))
+        was = self.health.belief
+        return was if effect.readiness == "loading" and self.health.loads(one_line(ending.message)) else None
 
     def ails(self, error: WorkerError, task: TaskRequest) -> bool:
         """Whether a failure is news of how the replica is set up; a model that the task itself asks for is not."""
@@ -105,6 +126,18 @@ class Gate:
         if news:
             self.ill_set_up.add(error.detail)
         return news
+
+    def _look(self, now: float) -> Refusal | None:
+        """What drain, health and breaker say, and what they take back with the next beat at the earliest."""
+        if self.draining:
+            return Refusal("draining", _NEVER)
+        if not self.health.admits:
+            return Refusal("loading" if self.health.belief == "loading" else "down", _NEVER)
+        if not self.breaker.admits(now):
+            return Refusal("open", self.breaker.reopens_in(now) or ASKING)
+        self.busy = self.health.belief == "busy"
+        self._open_at = self.pulse.beats
+        return None
 
 
 _NEVER = float("inf")

@@ -42,6 +42,8 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Health:
     """The belief about one replica. Before the first answer it is unknown, and the replica is given the benefit."""
 
+    __slots__ = ("_against", "_policy", "admits", "belief", "detail", "pulse")
+
     def __init__(self, policy: HealthPolicy) -> None:
         self.belief: Belief = "unknown"
         self.detail = ""

@@ -1,8 +1,11 @@
-"""Tells many at once that something may have changed for the better, for the price of an addition."""
+"""Tells many at once that something has changed, for the price of an addition."""
 
 
 class Pulse:
-    """Of the replicas of one pool: it beats whenever one of them may take tasks again that did not."""
+    """Of the replicas of one pool: it beats whenever a gate may say something else than before.
+
+    That a moment has come, and that a task has begun or ended, is no beat.
+    """
 
     __slots__ = ("beats",)
 

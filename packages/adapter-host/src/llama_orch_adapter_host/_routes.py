@@ -93,12 +93,7 @@ def by_policy(policy: RoutePolicy, pool: Pool, task: TaskRequest, look: Look) ->
 def view_of(binding: Binding) -> ReplicaView:
     """A replica as routing policies see it."""
     gate = binding.gate
-    return ReplicaView(binding.info.replica_id, len(binding.leases), gate.slots, busy=gate.health.belief == "busy")
-
-
-def _load(binding: Binding) -> float:
-    load = len(binding.leases) / (binding.gate.slots or 1)
-    return load + 1 if binding.gate.health.belief == "busy" else load
+    return ReplicaView(binding.info.replica_id, len(binding.leases), gate.slots, busy=gate.busy)
 
 
 def _least(bindings: Collection[Binding], look: Look) -> Binding | None:
@@ -106,7 +101,7 @@ def _least(bindings: Collection[Binding], look: Look) -> Binding | None:
     least = 0.0
     for binding in bindings:
         if admits(binding, look):
-            load = _load(binding)
+            load = binding.gate.load(len(binding.leases))
             if best is None or load < least:
                 best, least = binding, load
     return best
