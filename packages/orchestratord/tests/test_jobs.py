@@ -111,7 +111,7 @@ class Story:
         async with AdapterHost(plugins=plugins_of(engine)) as host:
             host.bind("chat", "words", {}, policy=PoolPolicy(max_in_flight=self.dice.choice([None, 2])))
             jobs = Jobs(host, settings(toml), self.dice.random)
-            forget = host.observe(jobs)
+            forget = host.observe(jobs.dispatch)
             async with asyncio.TaskGroup() as clients:
                 for _ in range(15):
                     clients.create_task(self._client(jobs))
@@ -175,8 +175,8 @@ class Story:
     def _check(self, jobs: Jobs, engine: Engine) -> None:
         assert engine.running == 0
         assert len(jobs) == 0
-        assert not jobs._errands
-        assert all(not lane.running and not lane.queue for lane in jobs.lanes.values())
+        assert not jobs.dispatch._errands
+        assert all(not lane.running and not lane.queue for lane in jobs.dispatch.lanes.values())
         assert all(job.state == "ended" and job.reader is None for job in self.jobs)
         for found in self.read:
             _check_whole(found)

@@ -242,9 +242,9 @@ async def test_a_look_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixtur
     """A bug in it is logged, and the next look comes."""
     async with serving(Engine(words())) as client:
         live = client.app[LIVE]
-        lanes, live._jobs.lanes = live._jobs.lanes, None
+        lanes, live._jobs.dispatch.lanes = live._jobs.dispatch.lanes, None
         await until(lambda: "a look at what is going on failed" in caplog.text)
-        live._jobs.lanes = lanes
+        live._jobs.dispatch.lanes = lanes
         ((kind, _),) = await looked(client, 1)
 
     assert kind == "begin"

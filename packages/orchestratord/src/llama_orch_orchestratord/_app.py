@@ -67,7 +67,7 @@ async def _run(app: web.Application) -> AsyncIterator[None]:
         app[NARRATIONS] = narrations = Narrations()
         app[DRAINS] = drains = Drains(host)
         app[SCRAPES].count(jobs)
-        deafen = (host.observe(jobs), host.observe(narrations), app[SCRAPES].deafen)
+        deafen = (host.observe(jobs.dispatch), host.observe(narrations), app[SCRAPES].deafen)
         yield
         await jobs.aclose(drain=0)
         await drains.ended()

@@ -168,7 +168,7 @@ class Live:
         self._turn = asyncio.Event()
 
     def _count(self, now: float) -> None:
-        told = {pool_id: lane.told for pool_id, lane in self._jobs.lanes.items()}
+        told = {pool_id: lane.told for pool_id, lane in self._jobs.dispatch.lanes.items()}
         span = 0.0 if self._looked is None else now - self._looked
         self._rates = {
             pool_id: (count - self._told.get(pool_id, 0)) / span if span > 0 else 0.0 for pool_id, count in told.items()
@@ -176,7 +176,7 @@ class Live:
         self._told, self._looked = told, now
 
     def _sample(self, now: float) -> Sample:
-        lanes = self._jobs.lanes.values()
+        lanes = self._jobs.dispatch.lanes.values()
         first = sorted(span for lane in lanes for span in lane.first_tokens.within(now))
         total = sorted(span for lane in lanes for span in lane.totals.within(now))
         return Sample(

@@ -81,7 +81,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 def overview(host: AdapterHost, jobs: Jobs, queue: int, rates: dict[str, float], now: float) -> Overview:
     """As things stand at `now`, on the loop's clock. `queue` is the bound of each queue, `rates` tokens/s by pool."""
-    lanes, seen = jobs.lanes, host.capabilities().pools
+    lanes, seen = jobs.dispatch.lanes, host.capabilities().pools
     replicas: dict[str, list[ReplicaStatus]] = {pool_id: [] for pool_id in host.pools()}
     for status in host.status():
         replicas.setdefault(status.pool_id, []).append(status)
