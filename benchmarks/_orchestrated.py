@@ -2,8 +2,9 @@
 
 Its adapter speaks from memory, so that all that differs is who stands before it: `streams` loops that read the host's
 streams in this process, or orchestratord and its clients in another one. With `rate` a stream gives so many tokens a
-second, each woken by a timer of its own, as a socket would wake it; without, all begin at the command `go`, and give as
-fast as they are let. A token's text is the moment at which it was due (ns, monotonic), at least `width` characters.
+second, `burst` of them at once, woken by a timer of its own, as a socket would wake it; without, all begin at the
+command `go`, and give as fast as they are let. A token's text is the moment at which it was due (ns, monotonic), at
+least `width` characters.
 
 It writes its port, then, for each line that comes on stdin, what it has come to (`facts`), and ends with stdin.
 """
@@ -62,8 +63,9 @@ class Config(msgspec.Struct):
 class Paced(WorkerAdapter):
     """Speaks from memory; counts its tokens and who listens."""
 
-    def __init__(self, rate: float, width: int) -> None:
+    def __init__(self, rate: float, burst: int, width: int) -> None:
         self.rate = rate
+        self.burst = burst
         self.width = width
         self.go = asyncio.Event()
         self.begun = self.live = self.tokens = 0
@@ -102,8 +104,9 @@ class Paced(WorkerAdapter):
             rung = loop.create_future()
             loop.call_at(due, _ring, rung)
             await rung
-            yield self._token(i, due)
-            i += 1
+            for _ in range(self.burst):
+                yield self._token(i, due)
+                i += 1
 
     async def _eager(self) -> AsyncIterator[Token]:
         await self.go.wait()
@@ -188,7 +191,7 @@ async def main(who: str, options: dict[str, Any]) -> None:
     """Serve until stdin ends."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    adapter, read = Paced(options.get("rate", 0.0), options.get("width", 0)), Alone()
+    adapter, read = Paced(options.get("rate", 0.0), options.get("burst", 1), options.get("width", 0)), Alone()
     plugins = Plugins()
     plugins.register(AdapterSpec("paced", API_VERSION, Config, lambda _: adapter))
     host = AdapterHost(plugins=plugins)

@@ -1,9 +1,10 @@
 """What orchestratord adds to a host, and what its clients can make it hold: run by `run.py orchestratord [quick]`.
 
-Streams of 30 tokens a second: the process with the host alone, then with orchestratord before it, then with
-orchestratord that writes in batches, by turns. CPU time is of that process while all its streams run; a delay is from
-when a token was due to its arrival, in the process of the clients where there are any. A turn in which one of them does
-not keep the pace is taken again; where that does not help, the machine is too busy, and the verdict says so.
+Streams of 30 tokens a second, one by one and in bursts: the process with the host alone, then with orchestratord
+before it, then with orchestratord that writes in batches, by turns. CPU time is of that process while all its streams
+run; a delay is from when a token was due to its arrival, in the process of the clients where there are any. A turn in
+which one of them does not keep the pace is taken again; where that does not help, the machine is too busy, and the
+verdict says so.
 
 Slow clients take nothing: the engines have to stop, memory with them. Then each takes a little, and all leave.
 """
@@ -24,6 +25,9 @@ import run
 RATE = 30.0
 PACE = 0.03
 """How far from the tokens asked for, as a share of them, a turn may be that counts."""
+
+BURST = 8
+"""Tokens that an engine says at once, where it speaks in bursts."""
 
 DELAY = 25.0
 """Milliseconds that a token may take at the 99th percentile, from an engine to its client."""
@@ -95,7 +99,11 @@ def talking(script: str, *arguments: object) -> Iterator[Talk]:
 def main(*, quick: bool) -> int:
     """Run, print, keep the result; 0 if every budget was kept."""
     streams, turns, seconds = (200, 3, 3.0) if quick else (1000, 5, 5.0)
-    rows = [*paced(streams, turns, seconds), *slow(room_for(500 if quick else 5000))]
+    rows = [
+        *paced(streams, turns, seconds),
+        *paced(streams, turns, seconds, BURST),
+        *slow(room_for(500 if quick else 5000)),
+    ]
     print(run.table(rows))
     run.RESULTS.mkdir(exist_ok=True)
     kept = run.RESULTS / f"orchestratord{'-quick' if quick else ''}.json"
@@ -107,16 +115,16 @@ def main(*, quick: bool) -> int:
 # --- paced
 
 
-def paced(streams: int, turns: int, seconds: float) -> Iterator[dict[str, Any]]:
+def paced(streams: int, turns: int, seconds: float, burst: int = 1) -> Iterator[dict[str, Any]]:
     """A row for what each of them costs a token, what is added, how late tokens are, and what a stream weighs."""
-    taken = [{who: turn_of(who, streams, seconds) for who in WHO} for _ in range(turns)]
+    taken = [{who: turn_of(who, streams, seconds, burst) for who in WHO} for _ in range(turns)]
     for _ in range(turns):
         worst = max(taken, key=strayed)
         if strayed(worst) > PACE:
             taken.remove(worst)
-            taken.append({who: turn_of(who, streams, seconds) for who in WHO})
+            taken.append({who: turn_of(who, streams, seconds, burst) for who in WHO})
     busy = any(strayed(turn) > PACE for turn in taken)
-    contest = f"{streams} streams of {RATE:g} tokens/s"
+    contest = f"{streams} streams of {RATE:g} tokens/s" + (f", {burst} at once" if burst > 1 else "")
     for who in WHO:
         yield figure(contest, who, "µs/token", taken, lambda turn: turn.cost)
     for who in ("orchestratord", "batched"):
@@ -126,7 +134,7 @@ def paced(streams: int, turns: int, seconds: float) -> Iterator[dict[str, Any]]:
         yield figure(f"{contest}, delay", who, "ms, median", taken, lambda turn: turn.median)
     for who in WHO:
         row = figure(f"{contest}, delay", who, "ms, p99", taken, lambda turn: turn.p99)
-        yield row if who != "orchestratord" else judged(row, row["median"], DELAY, busy=busy)
+        yield row if who != "orchestratord" or burst > 1 else judged(row, row["median"], DELAY, busy=busy)
     for who in WHO:
         yield figure(f"{contest}, memory", who, "KiB/stream", taken, lambda turn: turn.memory)
     for who in WHO:
@@ -151,9 +159,9 @@ def judged(row: dict[str, Any], value: float, budget: float, *, busy: bool = Fal
     return {**row, "budget": budget, "verdict": verdict}
 
 
-def turn_of(who: str, streams: int, seconds: float) -> Turn:
+def turn_of(who: str, streams: int, seconds: float, burst: int) -> Turn:
     """Let so many streams run, and look at the process twice."""
-    options = {"rate": RATE, "streams": streams}
+    options = {"rate": RATE, "streams": streams, "burst": burst}
     kind = "host" if who == "host" else "orchestratord"
     with talking("_orchestrated.py", kind, json.dumps(options)) as process:
         if who == "host":

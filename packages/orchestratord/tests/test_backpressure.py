@@ -77,12 +77,13 @@ async def _rest(connection: socket.socket) -> str:
 
 
 @virtual
-async def test_a_slow_client_holds_no_more_than_its_bound() -> None:
+@pytest.mark.parametrize("query", ["", "?batch=true"])
+async def test_a_slow_client_holds_no_more_than_its_bound(query: str) -> None:
     """Behind a client that takes nothing the engine waits, once the buffers on the way are full; nothing is lost."""
     engine = Engine(words(20_000))
     async with serving(engine, toml="[stream]\nunread_events = 1") as client:
         task_id = await client.send()
-        connection = await _dial(client, task_id)
+        connection = await _dial(client, task_id, query)
         await until(lambda: engine.said > 1)
         await asyncio.sleep(1)
         said = engine.said
@@ -187,19 +188,6 @@ async def test_a_client_that_takes_nothing_keeps_no_slot_of_a_task_that_is_over(
         assert client.census().running == 1
         if connection is not None:
             connection.close()
-
-
-@virtual
-async def test_batches_come_whole_and_in_order() -> None:
-    """With many streams, what comes within a moment is written together; the frames are the same."""
-    count = 70  # above which the host's hint is to batch
-    async with serving(Engine(words(40, 0.003), slots=count)) as client:
-        sent = [await client.send() for _ in range(count)]
-        found = await asyncio.gather(*(client.read(task_id, "?batch=true") for task_id in sent))
-
-    for each in found:
-        assert shape(each) == ["started", *["token"] * 40, "end"]
-        assert [one.id for one in each] == list(range(42))
 
 
 @virtual

@@ -13,9 +13,10 @@ from llama_orch_adapter_host import AdapterHost
 
 from . import _control, _live, _looks, _metrics, _openai, _openai_errors, _openapi, _page, _pools, _tasks
 from ._auth import guard
+from ._batches import Batches
 from ._config import ServerConfig
 from ._jobs import Jobs
-from ._keys import CONFIG, CORRELATION, HOST, JOBS, NARRATIONS
+from ._keys import BATCHES, CONFIG, CORRELATION, HOST, JOBS, NARRATIONS
 from ._limits import bounded
 from ._metrics import SCRAPES, Scrapes
 from ._narration import Narrations
@@ -41,6 +42,7 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     app = web.Application(middlewares=middlewares, client_max_size=config.server.max_body)
     app[HOST] = host
     app[CONFIG] = config
+    app[BATCHES] = Batches()
     app[SCRAPES] = Scrapes(host)
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_stop)

@@ -124,7 +124,7 @@ class StreamSettings(_Table, frozen=True):
     """`[stream]`: what of a task is kept unread, in events and bytes, and for how many seconds without a reader.
 
     `heartbeat` is the seconds of silence after which a comment is sent, 0 for none; `narration_every` the seconds
-    between two narration frames; `batch` puts tokens that are there together into one frame's write.
+    between two narration frames; `batch` puts frames that are there together into one write.
     """
 
     unread_events: Count = 1024

@@ -8,11 +8,10 @@ from collections.abc import Callable
 class Outbox:
     """Frames in order, at most so many and so many bytes; a single one is taken whatever its size.
 
-    The last frame closes it and is always taken, since nothing is left to wait for. `on_change` is called when there
-    are `enough` frames for a reader, or the last one is there.
+    The last frame closes it and is always taken, since nothing is left to wait for. `on_change` is called for each.
     """
 
-    __slots__ = ("_bytes", "_frames", "_most", "_most_bytes", "_room", "closed", "enough", "on_change")
+    __slots__ = ("_bytes", "_frames", "_most", "_most_bytes", "_room", "closed", "on_change")
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
@@ -21,7 +20,6 @@ class Outbox:
         self._bytes = 0
         self._room: asyncio.Future[None] | None = None
         self.closed = False
-        self.enough = 1
         self.on_change: Callable[[], None] | None = None
 
     def __len__(self) -> int:
@@ -77,7 +75,7 @@ class Outbox:
     def _keep(self, frame: bytes) -> None:
         self._frames.append(frame)
         self._bytes += len(frame)
-        if self.on_change is not None and (self.closed or len(self._frames) >= self.enough):
+        if self.on_change is not None:
             self.on_change()
 
     def _wake(self) -> None:

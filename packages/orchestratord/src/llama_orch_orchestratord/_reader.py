@@ -7,6 +7,7 @@ from collections import deque
 import msgspec
 from aiohttp import web
 
+from ._batches import Batches
 from ._job import Job
 from ._sse import HEARTBEAT, narration
 
@@ -42,16 +43,18 @@ class Reader:
     Frames are written by the task itself, in the same turn of the loop in which its token came. The handler waits
     beside it and writes what is not the task's, heartbeats and narration, only where nothing waits to be sent: two
     writers that wait for one client would be woken by one future, which dies with whichever is cancelled first.
-    In batches, the frames that come within a moment after one that was written wait in the outbox for that to be over.
+    In batches, frames wait in the outbox until the loop's next turn, in which all that are there are written as one;
+    for a client that takes none the handler is woken, and waits for it.
     """
 
-    def __init__(self, job: Job, request: web.Request, manner: Manner) -> None:
+    def __init__(self, job: Job, request: web.Request, manner: Manner, batches: Batches) -> None:
         self._job = job
         self.response = web.StreamResponse(headers=_HEADERS)
         self._request = request
         self._writer = request.writer
         self._protocol = request.protocol
         self._manner = manner
+        self._batches = batches
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._written = 0  # frames; compared with what was seen at the last look
@@ -60,8 +63,6 @@ class Reader:
         self._next_look = self._moved + self._period
         self._sentences: deque[str] = deque(maxlen=_SENTENCES)
         self._next_sentence = 0.0
-        self._window: asyncio.TimerHandle | None = None
-        self._left = False
 
     @property
     def _period(self) -> float:
@@ -70,9 +71,20 @@ class Reader:
 
     async def write(self, frame: bytes) -> None:
         """Send a frame, and wait while more than the bound waits. Raises `ConnectionError` where the client is gone."""
-        await self._send(frame)
-        if self._manner.batch:
-            self._hold()
+        self._written += 1
+        await self._writer.write(frame)
+        await self._room()
+
+    async def send(self) -> None:
+        """Write what waits, as one; where the client takes none, or is gone, the handler is woken for it."""
+        outbox, transport = self._job.outbox, self._request.transport
+        if outbox.closed or transport is None or transport.is_closing() or self._protocol.writing_paused:
+            self._woken.set()
+        elif outbox:
+            self._written += 1
+            await self._writer.write(outbox.take(BOUND), drain=False)  # type: ignore[call-arg]  # the real one has it
+            if outbox:
+                self._batches.add(self)
 
     def tell(self, sentence: str) -> None:
         """A line of narration, to be written when its turn comes."""
@@ -84,13 +96,13 @@ class Reader:
         await self.response.prepare(self._request)
         self._bound()
         self._writer.send_headers()
-        self._job.outbox.on_change = self._woken.set
+        self._job.outbox.on_change = self._changed
         try:
             await self._attend()
             async with asyncio.timeout(self._manner.patience):
                 await self.response.write_eof()
         finally:
-            self._leave()
+            self._job.outbox.on_change = None
 
     def abort(self) -> None:
         """Cut the connection: its client takes nothing any more."""
@@ -102,56 +114,26 @@ class Reader:
         while True:
             while outbox:
                 async with asyncio.timeout(self._manner.patience):
-                    await self._send(outbox.take(BOUND))
+                    await self._room()
+                    await self.write(outbox.take(BOUND))
             if outbox.closed:
                 return
-            self._hold() if self._manner.batch else self._go_straight()
+            if not self._manner.batch:
+                self._job.reader = self
             await self._wait(self._next() - self._loop.time())
             await self._look(self._loop.time())
 
-    async def _send(self, frames: bytes) -> None:
-        self._written += 1
-        await self._writer.write(frames)
+    async def _room(self) -> None:
+        """Wait while the client takes none."""
         if self._protocol.writing_paused:
             await self._writer.drain()
 
-    def _go_straight(self) -> None:
-        """Have each frame written as it comes."""
-        self._job.outbox.enough = 1
-        self._job.reader = self
-
-    def _hold(self) -> None:
-        """Let what comes within the next moments come together, if that suits so many streams."""
-        stream = self._job.stream
-        if self._left or stream is None:
-            return
-        self._cancel_window()
-        events, delay = stream.batch_hint
-        if not delay:
-            self._go_straight()
-            return
-        self._job.reader = None
-        self._job.outbox.enough = events
-        self._window = self._loop.call_later(delay, self._release)
-
-    def _release(self) -> None:
-        """The window is over: what came is written by the handler, and where nothing did the next goes straight."""
-        self._window = None
-        if self._job.outbox:
-            self._woken.set()
+    def _changed(self) -> None:
+        """Something waits for the client: the handler comes for it, or in batches the next tick does."""
+        if self._manner.batch and not self._job.outbox.closed:
+            self._batches.add(self)
         else:
-            self._go_straight()
-
-    def _cancel_window(self) -> None:
-        if self._window is not None:
-            self._window.cancel()
-            self._window = None
-
-    def _leave(self) -> None:
-        self._left = True
-        self._cancel_window()
-        self._job.outbox.on_change = None
-        self._job.outbox.enough = 1
+            self._woken.set()
 
     def _next(self) -> float:
         """When something is to be done though nothing comes."""

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from ._config import StreamSettings
 from ._job import Job
-from ._keys import CONFIG, CORRELATION, JOBS, NARRATIONS
+from ._keys import BATCHES, CONFIG, CORRELATION, JOBS, NARRATIONS
 from ._reader import Manner, Reader
 from ._refusal import Refusal, invalid
 from ._routes import JSON, Flag, Reply, Route, answer, read_query
@@ -86,7 +86,7 @@ async def write_stream(
     job: Job, request: web.Request, manner: Manner, headers: Mapping[str, str] | None = None
 ) -> web.StreamResponse:
     """A task's stream to its end, or to that of its client."""
-    reader = Reader(job, request, manner)
+    reader = Reader(job, request, manner, request.app[BATCHES])
     reader.response.headers.update(headers or {})
     try:
         with contextlib.ExitStack() as following:
