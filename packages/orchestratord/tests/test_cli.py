@@ -1,12 +1,15 @@
 """What the options of the command come to, before anything listens."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from llama_orch_orchestratord.cli import example, main
+from llama_orch_orchestratord._serve import example
+from llama_orch_orchestratord.cli import main
 
 Run = Callable[..., Result]
 
@@ -65,6 +68,21 @@ def test_a_file_of_pools_is_the_configs_or_the_options(run: Run, tmp_path: Path)
 
     assert "etc/mine.toml cannot be read" in ours.stderr
     assert "error: other.toml cannot be read" in other.stderr
+
+
+HELP = "from llama_orch_orchestratord.cli import main; main()"
+CONFIG = "from llama_orch_orchestratord import parse_config; parse_config(b'')"
+
+
+@pytest.mark.parametrize(("script", "arguments"), [(HELP, ["serve", "--help"]), (CONFIG, [])], ids=["help", "config"])
+def test_who_does_not_serve_does_not_import_the_server(script: str, arguments: list[str]) -> None:
+    """Help is shown, and a config checked, without aiohttp, whose import takes longer than all else."""
+    script = f"import sys\ntry:\n    {script}\nfinally:\n    print('aiohttp' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments], stdout=subprocess.PIPE, check=True, text=True
+    )
+
+    assert ended.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize("with_token", [True, False])
