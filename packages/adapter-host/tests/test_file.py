@@ -1,11 +1,13 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import watchfiles
 from llama_orch_adapter_host import AdapterHost, _file
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from .adapters import Yard  # type: ignore[import-not-found]  # test folders are no packages
 
@@ -174,3 +176,43 @@ async def test_a_folder_that_cannot_be_watched_is_tried_again(
     await until(lambda: pulled == [1])
     stop()
     await asyncio.sleep(0.3)
+
+
+async def test_a_file_whose_changes_are_not_told_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """ORCH-3600: where no watch is to be had, that is logged once with the mend, and the file is looked at instead."""
+
+    async def none_left(*_: object, **_facts: object) -> AsyncIterator[object]:
+        raise WatchfilesRustInternalError("Error creating recommended watcher: Too many open files (os error 24)")
+        yield
+
+    monkeypatch.setattr(_file, "_LOOK", 0.1)
+    monkeypatch.setattr(watchfiles, "awatch", none_left)
+    path = tmp_path / "pools.toml"
+    await write(path, ONE)
+    async with AdapterHost.from_config(path, Yard().plugins) as host:
+        with host.reload_on_change():
+            for text, names in [(TWO, ["a", "b"]), (ONE, ["a"])]:
+                await write(path, text)
+                await until(lambda: replicas(host) == names)  # noqa: B023  # it is waited for here
+
+    (warned,) = (message for message in caplog.messages if "cannot be watched" in message)
+    assert "Too many open files" in warned
+    assert "raise fs.inotify.max_user_instances" in warned
+
+
+async def test_a_file_that_was_a_link_to_itself_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ORCH-3600: a link that leads to itself for a while ends no watch."""
+    monkeypatch.setattr(_file, "_LOOK", 0.1)
+    path = tmp_path / "pools.toml"
+    await write(path, ONE)
+    async with AdapterHost.from_config(path, Yard().plugins) as host:
+        with host.reload_on_change():
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(path.unlink)
+            await asyncio.to_thread(path.symlink_to, path)
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(path.unlink)
+            await write(path, TWO)
+            await until(lambda: replicas(host) == ["a", "b"])

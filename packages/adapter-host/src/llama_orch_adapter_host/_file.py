@@ -10,6 +10,7 @@ from pathlib import Path
 from llama_orch_adapter_api import get_logger
 
 from ._config import HostConfig, read_config
+from ._guard import told
 from ._triggers import Errand
 
 logger = get_logger(__name__)
@@ -64,39 +65,50 @@ def on_change(file: ConfigFile, pull: Callable[[], None], errand: Errand) -> Cal
 
 
 async def _watch(file: ConfigFile, pull: Callable[[], None]) -> None:
-    """Pull at each change of what the file holds, be it written, replaced, or a link to it led elsewhere."""
-    awatch = await asyncio.to_thread(_awatch)
-    told: bytes | None = None
+    """Pull at each change of what the file holds, be it written, replaced, or a link to it led elsewhere.
+
+    Where its changes are not told, for whatever reason, it is looked at all the same.
+    """
+    seen: bytes | None = None
+    warned = False
 
     async def look() -> None:
-        nonlocal told
-        before, told = told, await asyncio.to_thread(file.news)
-        if told is not None and told != before:
+        nonlocal seen
+        before, seen = seen, await asyncio.to_thread(file.news)
+        if seen is not None and seen != before:
             pull()
 
     while True:
-        folders = await asyncio.to_thread(file.folders)
-        await look()
-        changes = awatch(
-            *folders,
-            watch_filter=None,
-            step=_QUIET,
-            rust_timeout=int(_LOOK * 1000),
-            yield_on_timeout=True,
-            recursive=False,
-        )
         try:
-            async with contextlib.aclosing(changes):
+            await look()
+            folders = await asyncio.to_thread(file.folders)
+            async with contextlib.aclosing(await asyncio.to_thread(_changes, folders)) as changes:
                 async for _ in changes:
+                    warned = False
                     await look()
                     if await asyncio.to_thread(file.folders) != folders:
                         break  # a link leads elsewhere: watch that
-        except OSError as error:
-            logger.warning("%s cannot be watched: %s; trying again", file.path, type(error).__name__)
+        except Exception as error:  # noqa: BLE001  # watchfiles has errors of its own, and a watch may not end unseen
+            if not warned:
+                logger.warning(
+                    "%s cannot be watched: %s · it is looked at every %g s instead; "
+                    "where no watches are left, raise fs.inotify.max_user_instances or max_user_watches",
+                    file.path,
+                    told(error),
+                    _LOOK,
+                )
+            warned = True
             await asyncio.sleep(_LOOK)
 
 
-def _awatch() -> Callable[..., AsyncGenerator[object, None]]:
+def _changes(folders: frozenset[Path]) -> AsyncGenerator[object, None]:
     from watchfiles import awatch  # noqa: PLC0415  # an extra, and slow to import
 
-    return awatch
+    return awatch(
+        *folders,
+        watch_filter=None,
+        step=_QUIET,
+        rust_timeout=int(_LOOK * 1000),
+        yield_on_timeout=True,
+        recursive=False,
+    )
