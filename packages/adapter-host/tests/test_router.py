@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from llama_orch_adapter_api import BindingInfo, PoolUnavailable, ReplicaView, RoutePolicy, TaskRequest
-from llama_orch_adapter_host import PoolPolicy
+from llama_orch_adapter_host import AdapterHost, PoolPolicy
 from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._breaker import BreakerPolicy
 from llama_orch_adapter_host._bus import Bus
@@ -17,7 +17,7 @@ from llama_orch_adapter_host._registry import Registry
 from llama_orch_adapter_host._router import Router
 from llama_orch_adapter_host._routes import Look
 
-from .adapters import Words, host_of, moment, task  # type: ignore[import-not-found]  # test folders are no packages
+from .adapters import Engine, Words, Yard, host_of, moment, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
 from .replicas import DOWN, LOADING, bound, trip  # type: ignore[import-not-found]  # as above
 
 NOW = Look(0.0)
@@ -357,3 +357,25 @@ async def test_a_host_says_why_it_would_refuse() -> None:
     assert unknown.detail == "unknown_pool"
     assert stopping is not None
     assert stopping.detail == "draining"
+
+
+@virtual
+async def test_sessions_in_a_pool_that_stands_in():
+    """The sessions of a pool that refuses stay each on one replica of the pool that stands in for it."""
+    yard = Yard(lambda _: Engine(words=2, pause=60.0))
+    async with AdapterHost(plugins=yard.plugins) as host:
+        host.bind("pool", "words", {}, policy=PoolPolicy(fallback=("spare",)))
+        for i in range(4):
+            host.bind("spare", "words", {}, replica_id=str(i))
+        await host.drain("pool")
+        tasks = [task(session_id=f"s{i % 16}") for i in range(16 * 4)]
+        streams = [asyncio.create_task(host.submit("pool", each).__aenter__()) for each in tasks]
+        await asyncio.sleep(1)
+        taken = [each for engine in yard.built for each in engine.tasks]
+        why = {host.explain(each).attempts[0].why for each in taken}
+        for each in streams:
+            each.cancel()
+        await asyncio.wait(streams)
+
+    assert len(taken) == len(tasks)
+    assert why == {"fallback, session affinity"}

@@ -13,7 +13,7 @@ from llama_orch_adapter_host import PoolPolicy
 from llama_orch_adapter_host._binding import Binding
 from llama_orch_adapter_host._gate import Gate, Refusal
 from llama_orch_adapter_host._pool import Pool
-from llama_orch_adapter_host._routes import Look, Pick, by_policy, least_in_flight, pick
+from llama_orch_adapter_host._routes import FEW, Look, Pick, by_policy, least_in_flight, pick
 
 from .adapters import task  # type: ignore[import-not-found]  # test folders are no packages
 from .replicas import BUSY, DOWN, LOADING, bound, pool_of, trip  # type: ignore[import-not-found]  # as above
@@ -227,21 +227,66 @@ def test_a_refusing_home_lends_its_sessions():
     assert pick(pool, request, Look(1.0)) == home
 
 
-def test_one_session_does_not_drown_its_replica():
+def run_sessions(pool: Pool, sessions: int, turns: int) -> tuple[int, collections.Counter[str]]:
+    """Let sessions run tasks that do not end; how many left where the one before them runs, and why each was picked."""
+    last: dict[int, str | None] = {}
+    left = 0
+    whys: collections.Counter[str] = collections.Counter()
+    for turn in range(turns):
+        for session in range(sessions):
+            picked = pick(pool, task(session_id=f"s{session}"), NOW)
+            assert picked is not None
+            run(picked.binding)
+            whys[picked.why] += 1
+            left += turn > 0 and last[session] != id_of(picked)
+            last[session] = id_of(picked)
+    return left, whys
+
+
+@pytest.mark.parametrize("count", [4, 8, 40])
+@pytest.mark.parametrize("how", ["draining", "down", "loading", "open", "paused", "full"])
+def test_sessions_stay_while_others_refuse(how: str, count: int):
+    """Of a pool that half refuses, and whose tasks are another pool's, sessions stay on the half that takes them."""
+    pool = many(count)
+    for binding in pool.order[::2]:
+        _close(binding, how)
+    left, whys = run_sessions(pool, sessions=4 * count, turns=8)
+
+    assert set(whys) == {"session affinity"}
+    assert left <= 0.05 * 4 * count * 7
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_one_session_does_not_drown_its_replica(count: int):
     """Bounded load: a replica never has more than 1.25 times the average in flight, and two, for its sessions."""
-    pool = many(4)
+    pool = many(count)
+    refusing, taking = pool.order[: count // 2], pool.order[count // 2 :]
+    for binding in refusing:
+        for _ in range(100):
+            run(binding)
+        _close(binding, "draining")
     request = task(session_id="s")
-    for number in range(200):
-        pool.live.add(number)
+    for number in range(50 * len(taking)):
         picked = pick(pool, request, NOW)
         assert picked is not None
-        assert len(picked.binding.leases) <= 1.25 * len(pool.live) / 4 + 1
+        assert len(picked.binding.leases) <= 1.25 * number / len(taking) + 1
         run(picked.binding)
-    loads = sorted(len(binding.leases) for binding in pool.order)
-    print(f"one session's 200 tasks on 4 replicas: {loads}")
+    loads = sorted(len(binding.leases) for binding in taking)
+    print(f"one session's {50 * len(taking)} tasks on {len(taking)} replicas: {loads}")
 
     assert loads[-1] <= 1.25 * 50 + 2
-    assert loads[0] > 0
+    assert loads.count(0) <= len(taking) / 5
+
+
+@pytest.mark.parametrize("count", [9, 100, 1000])
+def test_what_a_session_costs_under_load(count: int):
+    """Battery 41: whatever the number, tasks of sessions look at a few gates each, on average."""
+    pool = many(count, flights=2)
+    sessions = [task(session_id=f"s{i}") for i in range(4 * count)]
+    looks = counted(pool, lambda: [pick(pool, each, NOW) for each in sessions])
+    print(f"{looks / len(sessions):.1f} gates looked at by each of {len(sessions)} tasks, of {count}")
+
+    assert looks <= 2 * FEW * len(sessions)
 
 
 def test_without_affinity():

@@ -18,6 +18,8 @@ class Pool:
         self.budget = Budget(policy.retry)
         self.first_token = Latency()
         self.live: set[object] = set()  # its tasks, from admission to their end
+        self.average = 0.0  # tasks in flight on one of the replicas that took tasks when they were counted last
+        self.average_holds = 0  # for so many more picks
         self.turn = 0  # from where the next look at the replicas begins, so that equals share
         self.bindings: dict[str, Binding] = {}
         self.order: tuple[Binding, ...] = ()
@@ -66,3 +68,4 @@ class Pool:
         self.pulse.beats += 1
         self.order = tuple(self.bindings.values())
         self._ring = None
+        self.average_holds = 0

@@ -23,7 +23,7 @@ _DRAWS = 4
 """Times two are drawn before all are looked at: most of a large pool refuses."""
 
 _BOUND = 1.25
-"""A session leaves its replica when that has so many times the average in flight, and one more."""
+"""A session leaves its replica when that has so many times the average of those that take tasks, and one more."""
 
 
 class Pick(NamedTuple):
@@ -109,8 +109,25 @@ def _least(bindings: Collection[Binding], look: Look) -> Binding | None:
 
 def _of_session(pool: Pool, session_id: str, look: Look) -> Binding | None:
     """The first on the ring that takes it and is within the bound."""
-    most = _BOUND * len(pool.live) / len(pool.order) + 1
+    most, known = 1.0, False  # the bound is one at least: to one in flight nothing need be counted
     for binding in pool.ring.walk(session_id):
-        if len(binding.leases) <= most and admits(binding, look):
+        if not admits(binding, look):
+            continue
+        if len(binding.leases) > most and not known:
+            most, known = _BOUND * _average(pool, look.now) + 1, True
+        if len(binding.leases) <= most:
             return binding
     return None
+
+
+def _average(pool: Pool, now: float) -> float:
+    """What is in flight on a replica that takes tasks: what refuses can take no session's overflow.
+
+    Of many replicas it is what it was a few picks ago, so that a pick pays for no more looks than one of few.
+    """
+    pool.average_holds -= 1
+    if pool.average_holds < 0:
+        loads = [len(each.leases) for each in pool.order if each.gate.refuses(now, len(each.leases)) is None]
+        pool.average = sum(loads) / len(loads) if loads else 0.0
+        pool.average_holds = len(pool.order) // FEW - 1
+    return pool.average
