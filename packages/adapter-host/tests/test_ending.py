@@ -1,7 +1,8 @@
 """The end of a host: refuse, drain, interrupt, close (ORCH-3600)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from llama_orch_adapter_api import (
@@ -13,7 +14,7 @@ from llama_orch_adapter_api import (
     Token,
     TokenEvent,
 )
-from llama_orch_adapter_host import AdapterHost, ConfigError, parse_config
+from llama_orch_adapter_host import AdapterHost, ConfigError, HostConfig, parse_config
 from llama_orch_adapter_host._flight import STOP_LIMIT
 from llama_orch_adapter_host._probe import FAREWELL_LIMIT
 
@@ -348,6 +349,38 @@ async def test_a_host_is_entered_once():
             pass
 
     assert [adapter.closed for adapter in built] == [1, 0]
+
+
+@virtual
+async def test_a_host_closed_while_it_is_entered():
+    """Battery 30: a host that is closed before it was entered stays closed: it binds nothing, entering raises."""
+    adapter = Words()
+    host = AdapterHost(parse_config(b'[pools.chat]\nengine = "words"\nreplicas = [{}]'), plugins_with(adapter))
+    entering = asyncio.create_task(host.__aenter__())
+    await asyncio.sleep(0)  # it reads its config
+    await host.aclose()
+    with pytest.raises(RuntimeError, match="closed while it was being entered · make a new one"):
+        await entering
+
+    assert host.pools() == ()
+    assert len(host._fleet.bindings()) == 0
+
+
+async def test_plugins_found_by_a_closed_host_are_let_go_of(install: Callable[..., None]):
+    """Battery 30: what entering finds after the host was closed leaves no thread behind."""
+    install("late", "@hookimpl\ndef llama_orch_on_event(event): pass\n")
+    closed = threading.Event()
+    host = AdapterHost()
+    host._read = lambda: HostConfig({}) if closed.wait() else None  # as from a slow disk
+    entering = asyncio.create_task(host.__aenter__())
+    await asyncio.sleep(0)
+    await host.aclose()
+    closed.set()
+    with pytest.raises(RuntimeError, match="closed while it was being entered"):
+        await entering
+
+    assert [plugin.name for plugin in host.plugins.listing() if plugin.name == "late"] == ["late"]
+    assert "hooks of late" not in [thread.name for thread in threading.enumerate()]
 
 
 @virtual

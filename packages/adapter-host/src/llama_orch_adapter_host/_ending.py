@@ -89,10 +89,13 @@ class Ending:
         self._watch.close()
         await self._fleet.close(min(FAREWELL_LIMIT, until - _LEAST_WORDS - loop.time()))
         self._bus.emit(HostStopped(duration=loop.time() - began))
+        await self._leave_plugins(max(0.0, min(_LAST_WORDS, until - loop.time())))
+
+    async def _leave_plugins(self, limit: float = _LAST_WORDS) -> None:
+        """Let go of the plugins once they are told what there is to tell, for which they may take `limit` seconds."""
         if self._plugins is not None and self._plugins.listening:
             leave = self._plugins.close if self._owns_plugins else self._plugins.settle
-            left = max(0.0, min(_LAST_WORDS, until - loop.time()))
-            await asyncio.to_thread(leave, left)  # so that unbinding is told before we are gone
+            await asyncio.to_thread(leave, limit)  # so that unbinding is told before we are gone
         if self._relay is not None:
             self._relay.close()
 

@@ -127,13 +127,18 @@ class AdapterHost(Looks, Changes, Ending):
         self._entered = True
         try:
             blueprints = await asyncio.to_thread(self._blueprints)  # imports packages, reads files
+            if self._stopping:
+                raise RuntimeError("this host was closed while it was being entered · make a new one")
             self._build(blueprints)
             if self._relay is not None:
                 self._relay.loop = asyncio.get_running_loop()
             for binding in self._registry.all():
                 self._fleet.watch(binding)
         except BaseException:
+            late = self._stopping  # what was found since it was closed is nobody's but ours
             await self.aclose(drain=0)
+            if late:
+                await self._leave_plugins()
             raise
         return self
 
