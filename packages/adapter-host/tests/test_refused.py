@@ -7,7 +7,7 @@ from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError, W
 from llama_orch_adapter_host import AdapterHost, FlightRecord
 from llama_orch_adapter_host._events import HostEvent, TaskAdmitted, TaskEnded
 
-from .adapters import STARTED, Words, drained, end, host_of, task, virtual  # type: ignore[import-not-found]  # no packages
+from .adapters import STARTED, Tidy, Words, drained, end, host_of, task, virtual  # type: ignore[import-not-found]  # no packages
 from .replicas import Replica, outcome_of, record_of, reset  # type: ignore[import-not-found]  # as above
 
 
@@ -82,16 +82,19 @@ async def test_a_duplicate_leaves_the_running_one_alone():
 
 @virtual
 async def test_a_poisonous_task_stays_one():
-    """Battery 17: each refusal of a task that ends its engines is on record and told, and it is refused for ever."""
+    """Battery 17: each refusal of a task that ends its engines is told; what it did to them stays on record."""
     async with host_of(*(Replica((STARTED, reset())) for _ in range(3))) as host:
         poison = task()
         await outcome_of(host, poison)
+        first = record_of(host, poison)
         ends = ends_of(host)
         errors: list[WorkerError] = [await outcome_of(host, poison) for _ in range(3)]
 
         assert all(isinstance(error, WorkerReset) for error in errors)
-        assert errors[-1].record is record_of(host, poison)
-        assert (record_of(host, poison).resets, record_of(host, poison).attempts) == (2, [])
+        assert record_of(host, poison) is first
+        assert (first.resets, len(first.attempts)) == (2, 2)
+        assert isinstance(record := errors[-1].record, FlightRecord)
+        assert (record.resets, record.attempts) == (2, [])
         assert [(told.detail, told.attempts) for told in ends] == 3 * [("reset", 0)]
 
 
@@ -106,3 +109,23 @@ async def test_who_is_refused_was_not_taken_in():
 
     assert told[0] is TaskEnded
     assert TaskAdmitted not in told
+
+
+@virtual
+async def test_a_refused_resend_hides_nothing():
+    """ORCH-3601: what became of a task is explained also after it was sent again and refused, in whatever way."""
+    request = task()
+    async with host_of(Tidy()) as host:
+        stream = await host.submit("pool", request)
+        await host.cancel("pool", request.task_id)
+        resent = await outcome_of(host, request)  # while its adapter tidies up
+        await asyncio.sleep(1)
+        with pytest.raises(PoolUnavailable) as unknown:
+            await host.submit("nope", request)
+        record = record_of(host, request)
+        receipt = await host.cancel("pool", request.task_id)
+
+    assert isinstance(resent, AdapterError)
+    assert (resent.detail, unknown.value.detail) == ("duplicate_task", "unknown_pool")
+    assert record is stream.record
+    assert (record.ending, len(record.attempts), receipt.outcome) == ("cancelled", 1, "already_done")

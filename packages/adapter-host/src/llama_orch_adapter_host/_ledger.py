@@ -85,13 +85,13 @@ class Ledger:
             del self._leaving[flight.task.task_id]
 
     def refused(self, record: FlightRecord) -> None:
-        """A task ended before it was taken in. Nothing of its id is forgotten, nor that of one that runs touched."""
+        """A task ended before it was taken in. What its id did before says more, and is kept; so is one that runs."""
         if record.task_id in self._live:
             return
         past = self._ended.get(record.task_id)
         if past is not None:
             record.resets = past.resets
-        self._keep(record)
+        self._keep(past if past is not None and past.attempts else record)
 
     def _keep(self, record: FlightRecord) -> None:
         self._ended.pop(record.task_id, None)  # one that was there would keep its place
