@@ -112,6 +112,21 @@ async def test_a_client_that_leaves_cancels_its_task(seconds: float, events: int
 
 
 @virtual
+async def test_a_client_that_leaves_cancels_a_task_that_ran_before():
+    """ORCH-3601: a task that is sent again is cancelled as any other, also when its client left before that."""
+    adapter = Words(words=9)
+    request = task()
+    async with host_of(adapter) as host:
+        await drained(await host.submit("pool", request))
+        async with host.cancel_on_disconnect(Receiving(0.0), "pool", request.task_id):
+            await asyncio.sleep(1)
+            events = await drained(await host.submit("pool", request))
+
+    assert [event.finish_reason for event in events] == ["cancelled"]
+    assert now() <= 10 + 0.2
+
+
+@virtual
 async def test_a_client_that_stays_changes_nothing():
     """ORCH-3601: the watch ends with its block, and leaves no task behind."""
     async with host_of(Words()) as host:

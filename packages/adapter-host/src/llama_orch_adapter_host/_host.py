@@ -236,7 +236,7 @@ class AdapterHost(Looks, Changes, Ending):
         except Exception as error:  # noqa: BLE001  # a web server's code, and none of the block's trouble
             logger.warning("task %s: asking for its client raised %s; it is watched no more", task_id, told(error))
             return
-        while (await self.cancel(pool_id, task_id)).outcome == "unknown":  # noqa: ASYNC110  # not submitted yet
+        while (await self.cancel(pool_id, task_id)).outcome != "cancelled":  # noqa: ASYNC110  # not submitted yet, or anew
             await asyncio.sleep(_LOOK)
 
     def explain(self, task_id: str) -> FlightRecord | None:
