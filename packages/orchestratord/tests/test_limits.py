@@ -132,6 +132,18 @@ async def test_what_is_no_request_is_told_so(noise: bytes):
     assert "no request of HTTP/1.1" in str(answer["message"])
 
 
+@pytest.mark.parametrize("path", [b"/healthz", b"/", b"/nowhere", b"\x16"], ids=["answer", "file", "404", "noise"])
+async def test_no_answer_tells_versions(path: bytes):
+    """Whatever is answered names the server, and neither its version nor what it is made of."""
+    async with limited() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        head = (await reader.read()).partition(b"\r\n\r\n")[0]
+        writer.close()
+
+    assert [line for line in head.split(b"\r\n") if line.startswith(b"Server:")] == [b"Server: orchestratord"]
+
+
 async def test_what_a_client_sends_amiss_is_neither_logged_nor_answered(caplog: pytest.LogCaptureFixture):
     """Battery 32: a token in a head that is too large comes up nowhere, and no client fills the log."""
     canary = secrets.token_hex(16)

@@ -15,6 +15,7 @@ from . import _control, _live, _looks, _metrics, _openai, _openai_errors, _opena
 from ._auth import guard
 from ._batches import Batches
 from ._config import ServerConfig
+from ._connection import SERVER
 from ._jobs import Jobs
 from ._keys import BATCHES, CONFIG, CORRELATION, HOST, JOBS, NARRATIONS
 from ._limits import bounded
@@ -90,6 +91,7 @@ async def _correlate(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 async def _name(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SERVER
     if CORRELATION in request:
         response.headers[_CORRELATION_ID] = request[CORRELATION]
 

@@ -10,6 +10,9 @@ from llama_orch_adapter_api import AdapterError, Error, InternalError, WorkerErr
 
 logger = get_logger(__name__)
 
+SERVER = "orchestratord"
+"""What answers name as their server: no versions, which would tell what it can be hurt by."""
+
 HEADERS = 64
 """Lines that the head of a request may have."""
 
@@ -111,7 +114,8 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
         code, error = _told(exc)
-        answer = web.Response(status=code, body=msgspec.json.encode(Error.of(error)), content_type="application/json")
+        body, headers = msgspec.json.encode(Error.of(error)), {"Server": SERVER}
+        answer = web.Response(status=code, body=body, content_type="application/json", headers=headers)
         answer.force_close()
         return answer
 
