@@ -52,6 +52,14 @@ def test_the_script_makes_no_markup() -> None:
     assert "textContent" in script
 
 
+@pytest.mark.parametrize(("known", "status"), [("*", 304), ('W/"other", *', 200), ('"other"', 200)])
+async def test_whoever_has_any_version_is_told_that_it_stands(known: str, status: int) -> None:
+    """`*` alone is every version, as RFC 9110 has it; another one's tag is not."""
+    async with serving(Engine(words())) as client:
+        async with client.session.get(client.url, headers={"If-None-Match": known}) as answer:
+            assert answer.status == status
+
+
 async def test_the_page_can_be_switched_off() -> None:
     """`server.page = false` serves neither the page nor its stream, and looks at nothing."""
     async with serving(Engine(words()), toml="server = { page = false }") as client:

@@ -34,7 +34,7 @@ PATHS = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 async def _file(request: web.Request) -> web.Response:
     name = PATHS[request.path]
     tag = _TAGS[name]
-    if any(known.value == tag for known in request.if_none_match or ()):
+    if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
         response = web.Response(status=304, headers=_HEADERS)
     else:
         response = web.Response(body=_FILES[name], content_type=_KINDS[name], charset="utf-8", headers=_HEADERS)
