@@ -1,6 +1,7 @@
 """An engine never runs further ahead of its reader than the bounds allow, and nothing that is a token gets lost."""
 
 import asyncio
+import json
 import socket
 
 import pytest
@@ -186,6 +187,10 @@ async def test_a_client_that_takes_nothing_keeps_no_slot_of_a_task_that_is_over(
 
         assert len(engine.begun) == 2
         assert client.census().running == 1
+        view = json.loads((await client.get(f"/v1/tasks/{first}"))[1])
+        await asyncio.sleep(1)
+        later = json.loads((await client.get(f"/v1/tasks/{first}"))[1])
+        assert (view["state"], view["running_ms"]) == ("ended", later["running_ms"])
         if connection is not None:
             connection.close()
 

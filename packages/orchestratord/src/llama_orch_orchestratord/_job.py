@@ -48,6 +48,7 @@ class Job:
         "ended",
         "ending",
         "expired",
+        "freed",
         "hushed",
         "outbox",
         "pool_id",
@@ -68,6 +69,7 @@ class Job:
         self.outbox = outbox
         self.admitted = now
         self.started: float | None = None
+        self.freed: float | None = None  # the engine is done; the client may have to take something yet
         self.ended: float | None = None
         self.ending: Ending | None = None
         self.stream: TokenStream | None = None  # while it comes
@@ -83,7 +85,7 @@ class Job:
     @property
     def state(self) -> State:
         """Where it is in its life."""
-        if self.ended is not None:
+        if self.ended is not None or self.freed is not None:
             return "ended"
         return "queued" if self.started is None else "running"
 
@@ -103,7 +105,7 @@ class Job:
 
     def view(self, queue_position: int | None, now: float) -> TaskView:
         """How it is now."""
-        until = now if self.ended is None else self.ended
+        until = min(moment for moment in (self.freed, self.ended, now) if moment is not None)
         return TaskView(
             task_id=self.task_id,
             pool_id=self.pool_id,

@@ -75,6 +75,7 @@ class Lane:
 
     def put_back(self, job: Job) -> None:
         """A task was pushed back: it waits where it did. Several that are keep the order in which they came."""
+        job.freed = None
         self.running.discard(job)
         self._returned = [each for each in self._returned if each in self.queue]
         bisect.insort(self._returned, job, key=lambda one: one.admitted)
@@ -86,6 +87,7 @@ class Lane:
         if job in self.running:
             self.running.discard(job)
             self._freed.add(job)
+            job.freed = now
             if job.started is not None:
                 self.forecast.served(now - job.started)
             self.stir(now)
