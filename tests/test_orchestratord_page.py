@@ -23,6 +23,8 @@ PICTURES = os.environ.get("PICTURES")
 
 Serve = Callable[..., Serving]
 
+PARTS = ("/page.css", "/page.js", "/board.js", "/nodes.js")
+
 LIVE = "document.querySelector('#state').dataset.kind === 'live'"
 ROWS = "document.querySelectorAll('#stream-rows tr').length"
 
@@ -161,7 +163,7 @@ async def test_eight_streams_are_seen(serve: Serve, tmp_path: Path):
 
     print(f"least contrast {contrast:.2f}")
     assert complaints == []
-    assert asked == {serving.url + path for path in ("/", "/page.css", "/page.js", "/v1/live")}
+    assert asked == {serving.url + path for path in ("/", *PARTS, "/v1/live")}
     assert re.search(r"chat\s+takes tasks", pools)
     assert re.search(r"Running\s+8", pools)
     assert len(re.findall(r"chat/gpu-[01]", rows)) == 8
@@ -182,7 +184,7 @@ async def test_hostile_words_are_words(serve: Serve, tmp_path: Path):
             await tab.until("document.querySelector('#story .warning')?.innerText.includes('<script>alert(1)')")
             named = await tab.text("#pools tbody th")
             made = await tab.find("document.querySelectorAll('img, main script, b:not(.value b), i:not(.key)').length")
-        asked, complaints = set(tab.asked), list(tab.complaints)
+            asked, complaints = set(tab.asked), list(tab.complaints)
 
     assert named.startswith(name)
     assert made == 0

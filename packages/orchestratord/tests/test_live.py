@@ -11,6 +11,7 @@ from llama_orch_adapter_host import BreakerPolicy, PoolPolicy
 from llama_orch_orchestratord import _live
 from llama_orch_orchestratord._live import EVERY, KEPT, LIVE, VIEWERS
 from llama_orch_orchestratord._overview import SHOWN
+from llama_orch_orchestratord._page import PATHS
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     Client,
@@ -228,13 +229,13 @@ async def test_it_asks_for_a_token_where_there_are_some(monkeypatch: pytest.Monk
     token = "t" * 20
     monkeypatch.setenv("ORCH_TEST_TOKEN", token)
     async with serving(Engine(words()), toml=TOKENS) as client:
-        page = [(await client.get(path))[0] for path in ("/", "/page.css", "/page.js")]
+        page = [(await client.get(path))[0] for path in PATHS]
         without, _ = await client.get("/v1/live")
         headers = {"Authorization": f"Bearer {token}"}
         async with client.session.get(f"{client.url}/v1/live", headers=headers) as answer:
             kind, _ = await Viewer(answer).look()
 
-    assert page == [200] * 3
+    assert page == [200] * len(PATHS)
     assert (without, kind) == (401, "begin")
 
 

@@ -10,7 +10,8 @@ from llama_orch_orchestratord._page import PATHS
 from .serving import Engine, serving, words  # type: ignore[import-not-found]  # test folders are no packages
 
 STATIC = Path(llama_orch_orchestratord.__file__).parent / "static"
-KINDS = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
+SCRIPTS = ("page.js", "board.js", "nodes.js")
+KINDS = {"/": "text/html", "/page.css": "text/css", **{f"/{name}": "text/javascript" for name in SCRIPTS}}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -40,13 +41,14 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
 
     assert set(re.findall(r"https?:/\S+", text.replace("'", " ").replace('"', " "))) == {"http://www.w3.org/2000/svg"}
     named = set(re.findall(r'(?:src|href)="([^"]+)"', text))
-    assert {name for name in named if not name.startswith("data:")} == {"page.css", "page.js"}
+    named |= {name.removeprefix("./") for name in re.findall(r'from "([^"]+)"', text)}
+    assert {name for name in named if not name.startswith("data:")} == {"page.css", *SCRIPTS}
     assert not re.findall(r"@import|url\(|<style|style=| on\w+=", text)
 
 
-def test_the_script_makes_no_markup() -> None:
-    """What engines say is put in as text: nothing in the script could make it anything else."""
-    script = (STATIC / "page.js").read_text()
+def test_the_scripts_make_no_markup() -> None:
+    """What engines say is put in as text: nothing in the scripts could make it anything else."""
+    script = "".join((STATIC / name).read_text() for name in SCRIPTS)
 
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|DOMParser", script)
     assert "textContent" in script
@@ -65,4 +67,4 @@ async def test_the_page_can_be_switched_off() -> None:
     async with serving(Engine(words()), toml="server = { page = false }") as client:
         statuses = [(await client.get(path))[0] for path in (*PATHS, "/v1/live")]
 
-    assert statuses == [404] * 4
+    assert statuses == [404] * (len(PATHS) + 1)

@@ -1,4 +1,4 @@
-"""The page at `/`: three files that a browser is told to trust, and nothing else."""
+"""The page at `/`: five files that a browser is told to trust, and nothing else."""
 
 import hashlib
 from importlib.resources import files
@@ -22,12 +22,19 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-_KINDS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+_SCRIPT = "text/javascript"
+_KINDS = {
+    "page.html": "text/html",
+    "page.css": "text/css",
+    "page.js": _SCRIPT,  # the connection; it imports the other two
+    "board.js": _SCRIPT,
+    "nodes.js": _SCRIPT,
+}
 
 _FILES = {name: files(__package__).joinpath("static", name).read_bytes() for name in _KINDS}  # before any loop runs
 _TAGS = {name: hashlib.sha256(content).hexdigest()[:32] for name, content in _FILES.items()}
 
-PATHS = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+PATHS = {"/" if name == "page.html" else f"/{name}": name for name in _KINDS}
 """Where it lies. Whoever reaches the server may read these: they tell nothing of it."""
 
 
