@@ -16,7 +16,8 @@ import trustme
 from aiohttp import web
 from llama_orch_adapter_host import ConfigError
 from llama_orch_orchestratord._config import ServerSettings, TlsSettings
-from llama_orch_orchestratord._server import listening, signals, tls_context, until_urged
+from llama_orch_orchestratord._server import listening, signals, until_urged
+from llama_orch_orchestratord._tls import tls_context
 
 from .serving import until, virtual  # type: ignore[import-not-found]  # test folders are no packages
 

@@ -12,7 +12,7 @@ from llama_orch_adapter_api import AdapterError, Error, get_logger
 from llama_orch_adapter_host import AdapterHost
 
 from . import _control, _live, _looks, _metrics, _openai, _openai_errors, _openapi, _page, _pools, _tasks
-from ._auth import guard
+from ._auth import KEYRING, Keyring, guard
 from ._batches import Batches
 from ._config import ServerConfig
 from ._connection import SERVER
@@ -39,10 +39,12 @@ def create_app(host: AdapterHost, config: ServerConfig | None = None) -> web.App
     `config` whoever reaches it may do everything.
     """
     config = config or ServerConfig()
-    middlewares = (_correlate, _explain, guard(config.auth.tokens), bounded)
+    keyring = Keyring(config.auth.tokens)
+    middlewares = (_correlate, _explain, guard(keyring), bounded)
     app = web.Application(middlewares=middlewares, client_max_size=config.server.max_body)
     app[HOST] = host
     app[CONFIG] = config
+    app[KEYRING] = keyring
     app[BATCHES] = Batches()
     app[SCRAPES] = Scrapes(host)
     app.cleanup_ctx.append(_run)

@@ -27,6 +27,10 @@ class Keyring:
     """The tokens, known by their digests alone."""
 
     def __init__(self, tokens: Iterable[AccessToken]) -> None:
+        self.replace(tokens)
+
+    def replace(self, tokens: Iterable[AccessToken]) -> None:
+        """Know these from now on, and no others."""
         self._known = tuple((_digest(token.secret.reveal()), token.role) for token in tokens)
 
     def __bool__(self) -> bool:
@@ -46,6 +50,9 @@ class Keyring:
         return found
 
 
+KEYRING = web.AppKey("keyring", Keyring)
+
+
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
 
@@ -62,12 +69,11 @@ def role_of(method: str, resource: str) -> Role | None:
     return "tasks" if may("tasks", method, resource) else "control"
 
 
-def guard(tokens: Iterable[AccessToken]) -> Middleware:
+def guard(keyring: Keyring) -> Middleware:
     """Lets a request pass whose token opens what it asks for. Unknown paths are asked for a token like any other.
 
     Without tokens everybody may do everything, except a browser on behalf of another site's page.
     """
-    keyring = Keyring(tokens)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -14,24 +14,25 @@ from llama_orch_adapter_host.observe import json_logging, text_logging
 from ._app import create_app
 from ._config import ServerConfig
 from ._keys import JOBS
+from ._renewal import Read, renewing
 from ._server import Signals, listening, signals, until_urged
 
 Made = AbstractAsyncContextManager[AdapterHost]
 """A host that is yet to be entered."""
 
 
-def run(screen: Screen, settings: ServerConfig, made: Made, *, reloads: bool) -> Exit:
-    """Serve a host; `reloads` where it has a file to reload its pools from."""
+def run(screen: Screen, settings: ServerConfig, made: Made, read: Read, *, reloads: bool) -> Exit:
+    """Serve a host; `read` gives the config as it is later, `reloads`: the host has a file to reload its pools from."""
     logging.getLogger("asyncio").setLevel(logging.WARNING)  # what its debug mode tells at INFO is nobody's story
     with json_logging() if screen.as_json else text_logging():
-        return asyncio.run(_serve(screen, settings, made, reloads=reloads))
+        return asyncio.run(_serve(screen, settings, made, read, reloads=reloads))
 
 
-async def _serve(screen: Screen, settings: ServerConfig, made: Made, *, reloads: bool) -> Exit:
+async def _serve(screen: Screen, settings: ServerConfig, made: Made, read: Read, *, reloads: bool) -> Exit:
     with signals() as stop:
         try:
             async with made as host:
-                await _listen(screen, settings, host, stop, reloads=reloads)
+                await _listen(screen, settings, host, stop, read, reloads=reloads)
         except asyncio.CancelledError:
             if stop.first is None:
                 raise
@@ -42,25 +43,26 @@ async def _serve(screen: Screen, settings: ServerConfig, made: Made, *, reloads:
     return Exit.OK
 
 
-async def _listen(screen: Screen, settings: ServerConfig, host: AdapterHost, stop: Signals, *, reloads: bool) -> None:
+async def _listen(
+    screen: Screen, settings: ServerConfig, host: AdapterHost, stop: Signals, read: Read, *, reloads: bool
+) -> None:
     app = create_app(host, settings)
     async with listening(app, settings.server) as url:
-        _reload(host, settings, reloads=reloads)
-        _tell(screen, url, host.pools(), settings)
-        await stop.asked()
+        if settings.server.watch:
+            _watch(host)
+        with renewing(app, settings, read, reloads=reloads):
+            _tell(screen, url, host.pools(), settings)
+            await stop.asked()
         screen.note(f"stopping; tasks may run on for {settings.server.shutdown:g} s, Ctrl-C ends them at once")
         await until_urged(stop, app[JOBS].aclose(settings.server.shutdown))
 
 
-def _reload(host: AdapterHost, settings: ServerConfig, *, reloads: bool) -> None:
-    """Follow the file of pools. Raises `ConfigError` where that is asked for and cannot be."""
-    if reloads and hasattr(signal, "SIGHUP"):
-        host.reload_on_sighup()
-    if settings.server.watch:
-        try:
-            host.reload_on_change()
-        except RuntimeError as error:
-            raise ConfigError([f"server.watch: {error}"]) from None
+def _watch(host: AdapterHost) -> None:
+    """Follow the file of pools. Raises `ConfigError` where that cannot be."""
+    try:
+        host.reload_on_change()
+    except RuntimeError as error:
+        raise ConfigError([f"server.watch: {error}"]) from None
 
 
 def _tell(screen: Screen, url: str, pools: tuple[str, ...], settings: ServerConfig) -> None:

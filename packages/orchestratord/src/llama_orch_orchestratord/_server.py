@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import signal
-import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 from aiohttp import web
 from llama_orch_adapter_host import ConfigError
 
-from ._config import ServerSettings, TlsSettings
+from ._config import ServerSettings
 from ._connection import Connection, Connections
+from ._tls import TLS, Tls, tls_context
 
 BACKLOG = 1024
 """Connections that the system keeps while we come to accept them."""
@@ -79,7 +79,9 @@ def signals() -> Iterator[Signals]:
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, settings: ServerSettings) -> AsyncIterator[str]:
     """Serve an application within the block, which gets its base URL. Raises `ConfigError` where it cannot listen."""
-    tls = None if settings.tls is None else await asyncio.to_thread(tls_context, settings.tls)
+    tls = None if settings.tls is None else Tls(await asyncio.to_thread(tls_context, settings.tls))
+    if tls is not None:
+        app[TLS] = tls
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_WRITES)
     connections = Connections()
     try:
@@ -95,7 +97,7 @@ async def listening(app: web.Application, settings: ServerSettings) -> AsyncIter
 
 
 async def _listen(
-    runner: web.AppRunner, settings: ServerSettings, tls: ssl.SSLContext | None, connections: Connections
+    runner: web.AppRunner, settings: ServerSettings, tls: Tls | None, connections: Connections
 ) -> asyncio.Server:
     loop, address = asyncio.get_running_loop(), settings.address
     manager = runner.server
@@ -104,9 +106,9 @@ async def _listen(
     def connection() -> Connection:
         return Connection(manager, loop, settings.max_header, connections)
 
-    limits: dict[str, Any] = {} if tls is None else {"ssl_handshake_timeout": HANDSHAKE}
+    secured: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE}
     try:
-        return await loop.create_server(connection, address.host, address.port, ssl=tls, backlog=BACKLOG, **limits)
+        return await loop.create_server(connection, address.host, address.port, backlog=BACKLOG, **secured)
     except OSError as error:
         raise ConfigError(
             [f"{address} cannot be listened on: {error.strerror}; give another address with --listen HOST:PORT"]
@@ -127,25 +129,6 @@ def _url(server: asyncio.Server, settings: ServerSettings) -> str:
     port = server.sockets[0].getsockname()[1]
     scheme = "http" if settings.tls is None else "https"
     return f"{scheme}://{settings.address._replace(port=port)}"
-
-
-def tls_context(files: TlsSettings) -> ssl.SSLContext:
-    """TLS 1.2 and up with this certificate; no keys are logged, no password is asked for. Raises `ConfigError`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    for name, file in (("cert", files.cert), ("key", files.key)):
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            raise ConfigError([f"tls.{name} {file} cannot be read: {error.strerror}; give a file in PEM"]) from None
-    try:
-        context.load_cert_chain(files.cert, files.key, password=lambda: "")
-    except (ssl.SSLError, ValueError) as error:
-        why = getattr(error, "reason", None) or type(error).__name__
-        told = f"{files.cert} and {files.key} cannot be used ({why})"
-        raise ConfigError([f"tls: {told}; give a certificate and its own key in PEM, without a password"]) from None
-    return context
 
 
 async def until_urged(signals: Signals, drain: Coroutine[Any, Any, None]) -> None:

@@ -1,5 +1,6 @@
 """The command `orchestratord`: what its options come to."""
 
+import functools
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,16 +55,17 @@ def serve(
     from ._auth import check_exposed  # noqa: PLC0415  # a server takes longer to import than help to be shown
     from ._serve import run  # noqa: PLC0415  # as above
 
-    settings = _settings(config, listen, openai=openai)
+    if config is None and DEFAULT_CONFIG.is_file():
+        config = DEFAULT_CONFIG
+    read = functools.partial(_settings, config, listen, openai=openai)
+    settings = read()
     check_exposed(settings)
     made, reloads = _host(settings, file, Source(**given), screen)
-    return run(screen, settings, made, reloads=reloads)
+    return run(screen, settings, made, read, reloads=reloads)
 
 
 def _settings(config: Path | None, listen: str | None, *, openai: bool) -> ServerConfig:
     """The config, with what the options say otherwise."""
-    if config is None and DEFAULT_CONFIG.is_file():
-        config = DEFAULT_CONFIG
     settings = ServerConfig() if config is None else read_config(config)
     if openai:
         settings = msgspec.structs.replace(settings, openai=OpenAISettings(enabled=True))
