@@ -6,15 +6,33 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from llama_orch_adapter_host import AdapterHost
+from llama_orch_adapter_api import PoolUnavailable, WorkerHealth
+from llama_orch_adapter_host import AdapterHost, parse_config
+from llama_orch_adapter_host._events import HostEvent, ReloadBegun
 from llama_orch_adapter_host._triggers import Trigger
 
-from .adapters import Yard, now, virtual  # type: ignore[import-not-found]  # test folders are no packages
+from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
+    READY,
+    Engine,
+    Yard,
+    drained,
+    now,
+    task,
+    virtual,
+)
 
 ONE = '[pools.chat]\nengine = "words"\nreplicas = [{ id = "a" }]\n'
 TWO = ONE.replace('{ id = "a" }', '{ id = "a" }, { id = "b" }')
 WITHIN = 15.0
 """Seconds of real time that a signal or a file's change may take; it takes a fraction of one."""
+
+
+class Slow(Engine):
+    """Takes a second to say how it is."""
+
+    async def health(self) -> WorkerHealth:
+        await asyncio.sleep(1)
+        return READY
 
 
 def replicas(host: AdapterHost) -> list[str]:
@@ -127,3 +145,49 @@ async def test_occasions_during_a_reload_make_one_more(caplog: pytest.LogCapture
     assert [round(at, 3) for at in begun] == [0, 1, 3.5]
     assert pulls == []
     assert [message.split(" · ")[0] for message in caplog.messages] == 3 * ["the reload failed; report it"]
+
+
+@virtual
+async def test_closing_drops_the_reload_that_waits(caplog: pytest.LogCaptureFixture):
+    """ORCH-3600: a host that stops amid a reload begins none that was to follow it, and complains of nothing."""
+    yard = Yard(lambda url: Slow() if url == "slow" else Engine())
+    text = '[pools.chat]\nengine = "words"\nreplicas = [{ url = "%s" }]\n'
+    configs = [parse_config((text % url).encode()) for url in ("fast", "slow")]
+    begun: list[HostEvent] = []
+    async with AdapterHost(configs[0], yard.plugins) as host:
+        host.observe(lambda event: begun.append(event) if isinstance(event, ReloadBegun) else None)
+        host._read = lambda: configs[1]
+        pulls: list[Callable[[], None]] = []
+        host._triggered(lambda pull: pulls.append(pull) or pulls.clear)
+        stream = await host.submit("chat", task())
+        (pull,) = pulls
+        pull()
+        await asyncio.sleep(0.1)
+        pull()
+        reader = asyncio.create_task(drained(stream))
+        await host.aclose()
+        await reader
+
+    assert len(begun) == 1
+    assert [record.message for record in caplog.records if record.name.endswith("_triggers")] == []
+
+
+@virtual
+async def test_a_stopping_host_ends_the_reloading(caplog: pytest.LogCaptureFixture):
+    """ORCH-3600: that a host is stopping is no fault of a reload, and nothing follows it."""
+    begun: list[float] = []
+
+    async def reload() -> None:
+        begun.append(now())
+        await asyncio.sleep(1)
+        raise PoolUnavailable("this host is stopping", detail="draining")
+
+    pulls: list[Callable[[], None]] = []
+    Trigger(reload, lambda pull: pulls.append(pull) or pulls.clear, asyncio.get_running_loop().create_task)
+    for _ in range(2):
+        pulls[0]()
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(3)
+
+    assert begun == [0]
+    assert caplog.messages == []

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Self
 
-from llama_orch_adapter_api import get_logger
+from llama_orch_adapter_api import PoolUnavailable, get_logger
 
 from ._report import ReloadError
 
@@ -39,7 +39,8 @@ class Trigger:
             self._errand(self._run())
 
     def close(self) -> None:
-        """Wait for no further occasion; a reload that runs goes on. A second call does nothing."""
+        """Wait for no further occasion; a reload that runs goes on, and none follows it. A second call does nothing."""
+        self._wanted = False
         uninstall, self._uninstall = self._uninstall, None
         if uninstall is not None:
             uninstall()
@@ -63,6 +64,8 @@ class Trigger:
             await self._reload()
         except ReloadError:
             pass  # which its event told
+        except PoolUnavailable:  # the host is stopping
+            self._wanted = False
         except Exception:
             logger.exception("the reload failed; report it")
 
