@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from llama_orch_adapter_host._events import AttemptBegun, HostEvent, HostStopped, TaskAdmitted, TaskAdvised
+from llama_orch_adapter_host._events import AttemptBegun, HostEvent, TaskAdmitted, TaskAdvised
 from llama_orch_adapter_host.observe import Tracing
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from ..adapters import Words, drained, host_of, task, virtual  # type: ignore[import-not-found]  # no packages
 from .events import (  # type: ignore[import-not-found]  # test folders are no packages
     AT,
     ONE,
@@ -199,15 +200,31 @@ def test_the_default_tracer():
 
 
 def test_no_span_stays_open(traced: Traced):
-    """Whatever is told in whichever order, each span is ended when its task is, or the host is (ORCH-3604)."""
+    """Whatever is told in whichever order, each span is ended with its task, or as its id begins anew (ORCH-3604)."""
     again = second_attempt()
-    traced.tell(*begun("a"), again, *begun("a"), *begun("b"), HostStopped(duration=1.0))
+    traced.tell(*begun("a"), again, *begun("a"), ended(task_id="a"))
     spans = traced.exporter.get_finished_spans()
 
-    assert len(spans) == 6
+    assert len(spans) == 4
     assert all(span.end_time for span in spans)
-    assert {(span.attributes or {})["llama_orch.outcome"] for span in spans} == {"lost"}
+    assert {(span.attributes or {})["llama_orch.outcome"] for span in spans} == {"lost", "ok"}
     assert not traced.tracing._open
+
+
+@virtual
+async def test_hosts_that_share_one(traced: Traced):
+    """ORCH-3604: a host that stops ends the spans of its own tasks alone, each with how its task ended."""
+    async with host_of(Words()) as stays:
+        stays.observe(traced.tracing)
+        stream = await stays.submit("pool", task())
+        async with host_of(Words()) as stops:
+            stops.observe(traced.tracing)
+            await stops.submit("pool", task())
+        outcomes = [(span.attributes or {})["llama_orch.outcome"] for span in traced.exporter.get_finished_spans()]
+        await drained(stream)
+    outcomes += [(span.attributes or {})["llama_orch.outcome"] for span in traced.exporter.get_finished_spans()[2:]]
+
+    assert outcomes == ["cancelled", "cancelled", "ok", "ok"]
 
 
 def test_a_refused_task_ends_no_others_span(traced: Traced):
@@ -242,7 +259,7 @@ def test_tasks_that_began_before(traced: Traced, caplog: pytest.LogCaptureFixtur
     """What is told of a task that nobody saw begin makes no span, and no complaint."""
     advice = TaskAdvised(**WHOSE, replica_id="0", advice="x")
     with caplog.at_level(logging.WARNING):
-        traced.tell(begun()[1], advice, failed_attempt(), first_token(), ended(), HostStopped(duration=1.0))
+        traced.tell(begun()[1], advice, failed_attempt(), first_token(), ended())
 
     assert traced.spans() == {}
     assert caplog.records == []

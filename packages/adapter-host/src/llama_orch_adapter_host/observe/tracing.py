@@ -17,7 +17,6 @@ from .._events import (
     AttemptFailed,
     FirstToken,
     HostEvent,
-    HostStopped,
     TaskAdmitted,
     TaskAdvised,
     TaskEnded,
@@ -37,6 +36,7 @@ class Tracing:
     """An observer that makes spans with `tracer`, of the program's own tracer provider where left out.
 
     A task's `traceparent` is its span's parent; without one, the span that is current where the task is submitted.
+    Several hosts may share one: each tells the end of every task of its own before it has stopped.
     """
 
     def __init__(self, tracer: Tracer | None = None, *, most: int = MOST) -> None:
@@ -50,7 +50,6 @@ class Tracing:
             AttemptFailed: self._failed,
             FirstToken: self._first_token,
             TaskEnded: self._ended,
-            HostStopped: lambda _: self._lose_all(),
         }
 
     def __call__(self, event: HostEvent) -> None:
@@ -155,10 +154,6 @@ class Tracing:
         error = event if event.ending == "failed" else None
         spans.end_attempt(outcome, error)
         _end(spans.task, {**outcome, **used}, error)
-
-    def _lose_all(self) -> None:
-        for task_id in tuple(self._open):
-            self._lose(task_id)
 
     def _lose(self, task_id: str) -> None:
         """End the spans of a task whose end was never told."""
