@@ -4,7 +4,16 @@ import asyncio
 import math
 
 import pytest
-from llama_orch_adapter_api import AdapterError, DecodeTimeout, InternalError, PoolUnavailable, Timeouts, WorkerReset
+from llama_orch_adapter_api import (
+    AdapterError,
+    DecodeTimeout,
+    InternalError,
+    PoolUnavailable,
+    Timeouts,
+    Token,
+    WorkerError,
+    WorkerReset,
+)
 from llama_orch_adapter_host import PoolPolicy
 from llama_orch_adapter_host._breaker import BreakerPolicy
 from llama_orch_adapter_host._retry import RetryPolicy
@@ -78,6 +87,26 @@ async def test_the_only_replica_is_asked_again():
     first, second, third = replica.asked
     assert 0 <= second - first <= 0.05
     assert 0 <= third - second <= 0.1
+
+
+@pytest.mark.parametrize(("error", "asked"), [(refused(), 2), (broke(), 1)], ids=["refused", "500"])
+@virtual
+async def test_the_one_that_failed_where_no_other_is_left(error: WorkerError, asked: int):
+    """ORCH-3602: where the other replica fills up during the back-off, one that may be asked again is."""
+    policy = PoolPolicy(max_in_flight=1, retry=RetryPolicy(base=1, cap=1))
+    other, fails = Replica((STARTED, Token("long", 0), 99)), Replica((error,), ANSWER)  # which has the first turn
+    async with host_of(other, fails, policy=policy) as host:
+        reader = asyncio.create_task(outcome_of(host, request := task()))
+        budget = host._registry.pool("pool").budget
+        while budget.left == 10:  # until it is decided that it goes on, which it does on the other one
+            await asyncio.sleep(0)
+        fills = await host.submit("pool", task(replica_id="0"))
+        outcome = await reader
+        await fills.aclose()
+
+    assert fails.begun == asked
+    assert replicas_of(record_of(host, request)) == asked * ["1"]
+    assert isinstance(outcome, type(error)) if asked == 1 else tokens(outcome) == ["yes"]
 
 
 @virtual

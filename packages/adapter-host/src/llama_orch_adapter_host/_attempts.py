@@ -5,15 +5,15 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from llama_orch_adapter_api import End, WorkerError
+from llama_orch_adapter_api import End, PoolUnavailable, WorkerError
 
 from ._binding import Binding
 from ._call import Call
 from ._gate import Refusal
 from ._outcome import Meaning, meaning_of
-from ._retry import Past, Prospect, Retry, ceilings, retry_after
+from ._retry import Past, Prospect, Retry, allows_same, ceilings, retry_after
 from ._router import Router
-from ._routes import Look
+from ._routes import Look, Pick
 
 _FRESH = Past(0)
 
@@ -40,9 +40,20 @@ class Attempts:
         """Seconds that were waited before this attempt."""
         return 0.0 if self._retry is None else self._retry.wait
 
-    def look(self, now: float) -> Look:
-        """The replicas as this attempt sees them: those that failed are left out, unless one may be asked again."""
-        return Look(now, () if self._retry is None or self._retry.same else self._tried)
+    def route(self, now: float) -> Pick:
+        """Where this attempt goes: to one that failed only where that may be asked again and no other takes the task.
+
+        Raises `PoolUnavailable` where nobody does.
+        """
+        call, failure = self._call, self._failure
+        if self._retry is None or self._retry.same:
+            return self._router.route(call.pool, call.task, Look(now))
+        try:
+            return self._router.route(call.pool, call.task, Look(now, self._tried))
+        except PoolUnavailable:  # another one would have taken it before the back-off
+            if failure is None or not allows_same(failure):
+                raise
+            return self._router.route(call.pool, call.task, Look(now))
 
     def __aiter__(self) -> Self:
         return self

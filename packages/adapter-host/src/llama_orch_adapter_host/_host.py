@@ -189,7 +189,7 @@ class AdapterHost(Looks, Changes, Ending):
             async for attempt in Attempts(call, self._router):
                 with attempt:
                     now = call.now()
-                    picked = self._router.route(call.pool, task, attempt.look(now))
+                    picked = attempt.route(now)
                     if task.deadline_ms is not None:
                         _check_useful(picked.binding, call, now)
                     if picked.binding.advise is not None:

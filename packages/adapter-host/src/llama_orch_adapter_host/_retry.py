@@ -21,6 +21,10 @@ FATAL_RESETS = 2
 """A task that ended so many replicas in a reset is never sent again: it may be what kills them."""
 
 
+_SAME_TOO: frozenset[Again] = frozenset({"other_now", "other_first"})
+"""What allows the replica that failed where no other takes the task."""
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often and how soon. Seconds; `attempts` counts the first one too.
 
@@ -141,6 +145,11 @@ def retry_after(
     return Retry(wait, same=not prospect.others, cost=_cost(error))
 
 
+def allows_same(error: WorkerError) -> bool:
+    """Whether a task that is sent to another replica may go back to this one, where by then no other takes it."""
+    return meaning_of(error).again in _SAME_TOO
+
+
 def _cost(error: WorkerError) -> float:
     """What the budget pays: twice for a timeout, nothing where it was the host that cut the task off."""
     if (error.code, error.detail) == (WorkerReset.code, "drained"):
@@ -164,7 +173,7 @@ def _wait_for_another(again: Again, past: Past, prospect: Prospect, dice: Dice) 
 def _wait_for_the_same(again: Again, prospect: Prospect, patience: float, dice: Dice) -> float | None:
     """Never earlier than it asked for, and up to a tenth of that later."""
     asked = prospect.same_in
-    if again not in ("other_now", "other_first") or asked > patience or asked >= prospect.left:
+    if again not in _SAME_TOO or asked > patience or asked >= prospect.left:
         return None
     most = min(_SPREAD * asked, prospect.left - asked)
     return max(dice.jitter(prospect.ceiling), asked + most * dice.spread())
