@@ -1,12 +1,14 @@
 """What a replica is asked beside its tasks is bounded, whatever its adapter does (ORCH-3602)."""
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
-from llama_orch_adapter_api import WorkerHealth
+from llama_orch_adapter_api import AdapterError, WorkerHealth, WorkerProps
 from llama_orch_adapter_host._probe import FAREWELL_LIMIT, PROBE_LIMIT
 
-from .adapters import Words, host_of, virtual  # type: ignore[import-not-found]  # test folders are no packages
+from .adapters import PROPS, Words, host_of, virtual  # type: ignore[import-not-found]  # test folders are no packages
 
 DEAF = 60.0
 
@@ -81,3 +83,48 @@ async def test_an_adapter_ends_nothing_but_its_answer(error: BaseException):
 
     assert health.state == "down"
     assert type(error).__name__ in health.detail
+
+
+class Odd(Words):
+    """Answers with Structs of the right kind that hold what their types forbid."""
+
+    def __init__(self, health: WorkerHealth, props: WorkerProps) -> None:
+        super().__init__()
+        self.told = health, props
+
+    async def health(self) -> WorkerHealth:
+        return self.told[0]
+
+    async def props(self) -> WorkerProps:
+        return self.told[1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"detail": None}, "Expected `str`, got `null` - at `$.detail`"),
+        ({"state": "tired"}, "Invalid enum value 'tired' - at `$.state`"),
+        ({"detail": object()}, "Encoding objects of type object is unsupported"),
+    ],
+    ids=["none", "word", "object"],
+)
+@virtual
+async def test_an_answer_with_a_wrong_field(facts: dict[str, Any], told: str):
+    """Battery 31: a wrong field is the adapter's fault, told with its name and place, and the replica is watched on."""
+    health = WorkerHealth(**{"live": True, "ready": False, "state": "loading", **facts})
+    capabilities = msgspec.structs.replace(PROPS.capabilities, ctx_max="4k")
+    adapter = Odd(health, msgspec.structs.replace(PROPS, capabilities=capabilities))
+    async with host_of(adapter) as host:
+        (asked,) = (await host.health("pool")).values()
+        (props,) = (await host.props("pool")).values()
+        await asyncio.sleep(20)  # a complaint of the loop fails the test
+        (status,) = host.status()
+
+    assert (asked.state, status.health) == ("down", "down")
+    assert asked.detail == (
+        f"the adapter for words answered a WorkerHealth, with a wrong field: {told} · pool/0 · "
+        "report it to the adapter's author"
+    )
+    assert isinstance(props, AdapterError)
+    assert props.detail == "plugin"
+    assert "Expected `int | null`, got `str` - at `$.capabilities.ctx_max`" in props.message

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps
 
 from ._binding import Binding
@@ -37,9 +38,13 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
         if binding.unanswered:
             raise _Late
         answer = await _within(PROBE_LIMIT, lambda: ask(binding.adapter), binding.unanswered)
-        if isinstance(answer, kind):
-            return answer
-        failure: WorkerError = plugin_error(binding, f"answered a {type(answer).__name__}, not a {kind.__name__}")
+        if not isinstance(answer, kind):
+            wrong = f"not a {kind.__name__}"
+        else:
+            wrong = _wrong_in(answer, kind)
+            if not wrong:
+                return answer
+        failure: WorkerError = plugin_error(binding, f"answered a {type(answer).__name__}, {wrong}")
     except WorkerError as error:
         failure = error
     except _Late:
@@ -49,6 +54,15 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
     except Exception as error:  # noqa: BLE001  # it is a stranger's code, and one replica's trouble alone
         failure = plugin_error(binding, f"raised {_name(error)}, which is no WorkerError")
     return failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
+
+
+def _wrong_in(answer: T, kind: type[T]) -> str:
+    """Which of its fields is not of its type, "" where none is: a Struct that is made in Python checks none."""
+    try:
+        msgspec.convert(msgspec.to_builtins(answer), kind)
+    except (msgspec.ValidationError, TypeError) as error:  # the latter for what is no value at all
+        return f"with a wrong field: {error}"
+    return ""
 
 
 async def farewell(
