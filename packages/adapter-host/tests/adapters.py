@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -367,6 +368,32 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
         run_virtual(_tidy(test(*args, **facts)))
 
     return run
+
+
+def eager(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], **facts: Any) -> asyncio.Future[T]:
+    """A task factory like `asyncio.eager_task_factory`, which came with Python 3.12: what it starts runs at once."""
+    try:
+        waits = work.send(None)
+    except StopIteration as done:
+        ended: asyncio.Future[T] = loop.create_future()
+        ended.set_result(done.value)
+        return ended
+    return asyncio.Task(_resumed(work, waits), loop=loop, **facts)
+
+
+@types.coroutine
+def _resumed(work: Coroutine[Any, Any, T], waits: Any) -> Generator[Any, Any, T]:
+    """What is left of a coroutine that waits for something already."""
+    while True:
+        try:
+            try:
+                told = yield waits
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the coroutine gets it
+                waits = work.throw(error)
+            else:
+                waits = work.send(told)
+        except StopIteration as done:
+            return done.value
 
 
 def run_many(main: Coroutine[Any, Any, T]) -> T:

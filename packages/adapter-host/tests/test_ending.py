@@ -15,6 +15,15 @@ from llama_orch_adapter_api import (
     TokenEvent,
 )
 from llama_orch_adapter_host import AdapterHost, ConfigError, HostConfig, parse_config
+from llama_orch_adapter_host._events import (
+    HostEvent,
+    HostStopped,
+    HostStopping,
+    ReplicaDrained,
+    ReplicaDraining,
+    ReplicaUnbound,
+    TaskEnded,
+)
 from llama_orch_adapter_host._flight import STOP_LIMIT
 from llama_orch_adapter_host._probe import FAREWELL_LIMIT
 
@@ -26,6 +35,7 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     Words,
     cancel_now,
     drained,
+    eager,
     end,
     host_of,
     moment,
@@ -349,6 +359,30 @@ async def test_a_host_is_entered_once():
             pass
 
     assert [adapter.closed for adapter in built] == [1, 0]
+
+
+@virtual
+async def test_stopping_is_told_before_it_begins():
+    """Battery 30: that a host stops, and with how many streams, is told first, also where tasks start eagerly."""
+    told: list[HostEvent] = []
+    async with host_of(Words()) as host:
+        stream = await host.submit("pool", task())
+        host.observe(told.append)
+        asyncio.get_running_loop().set_task_factory(eager)
+        await host.aclose(drain=0)
+        asyncio.get_running_loop().set_task_factory(None)
+        events = await drained(stream)
+
+    assert events == [CANCELLED]
+    assert [type(event) for event in told] == [
+        HostStopping,
+        ReplicaDraining,
+        TaskEnded,
+        ReplicaDrained,
+        ReplicaUnbound,
+        HostStopped,
+    ]
+    assert told[0].flights == 1
 
 
 @virtual

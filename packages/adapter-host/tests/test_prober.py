@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -13,7 +14,15 @@ from llama_orch_adapter_host._gate import ASKING
 from llama_orch_adapter_host._health import HealthPolicy
 from llama_orch_adapter_host._prober import Prober
 
-from .adapters import host_of, moment, now, run_many, task, virtual  # type: ignore[import-not-found]  # no packages
+from .adapters import (  # type: ignore[import-not-found]  # test folders are no packages
+    eager,
+    host_of,
+    moment,
+    now,
+    run_many,
+    task,
+    virtual,
+)
 from .replicas import (  # type: ignore[import-not-found]  # as above
     ANSWER,
     DOWN,
@@ -49,7 +58,12 @@ class Patient(Replica):
             self.asking -= 1
 
 
-def prober_of(replica: Replica, policy: HealthPolicy | None = None, breaker: BreakerPolicy = STEADY) -> Prober:
+def prober_of(
+    replica: Replica,
+    policy: HealthPolicy | None = None,
+    breaker: BreakerPolicy = STEADY,
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = asyncio.create_task,
+) -> Prober:
     """A prober whose answers are believed."""
     likeness = bound(breaker=breaker)
     binding = Binding(likeness.info, replica, likeness.timeouts, likeness.gate)
@@ -57,7 +71,7 @@ def prober_of(replica: Replica, policy: HealthPolicy | None = None, breaker: Bre
     def saw(binding: Binding, health: WorkerHealth) -> None:
         binding.gate.health.saw(health)
 
-    return Prober(binding, policy or HealthPolicy(), saw, asyncio.create_task)
+    return Prober(binding, policy or HealthPolicy(), saw, spawn)
 
 
 def gaps(moments: list[float]) -> list[float]:
@@ -222,6 +236,24 @@ async def test_a_bad_answer_is_not_the_last(first: object):
 
     assert gaps(replica.health_asked) == [moment(5), moment(5)]
     assert prober._binding.gate.health.belief == "ready"
+
+
+@virtual
+async def test_a_question_that_ends_as_it_begins():
+    """ORCH-3602: where tasks start eagerly, a question that is over at once keeps off no urgent one."""
+    replica = Replica()
+    loop = asyncio.get_running_loop()
+    prober = prober_of(replica, HealthPolicy(spread=0), spawn=lambda work: eager(loop, work))
+    owed: asyncio.Future[object] = loop.create_future()
+    prober._binding.unanswered.add(owed)  # so that it is not asked, and the question is over
+    prober.ask_in(1)
+    await asyncio.sleep(1.5)
+    prober._binding.unanswered.discard(owed)
+    prober.ask_soon()
+    await asyncio.sleep(1)
+    prober.stop()
+
+    assert replica.health_asked == [moment(2)]
 
 
 # --- through the host

@@ -57,14 +57,14 @@ class Ending:
         self._stopping = True
         loop = asyncio.get_running_loop()
         cut: Counter[Binding | None] = Counter()
+        self._bus.emit(HostStopping(flights=len(self._ledger)))  # first: a task that starts eagerly ends streams
+        for binding in self._fleet.registry.all():
+            self._fleet.refuse(binding, drain)
         draining = loop.create_task(self._drain(drain, cut))
         self._closing = loop.create_task(self._close(draining, cut))
-        self._bus.emit(HostStopping(flights=len(self._ledger)))
         for trigger in self._triggers:
             trigger.close()
         self._reloads.close()
-        for binding in self._fleet.registry.all():
-            self._fleet.refuse(binding, drain)
         try:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:  # who is tired of draining still leaves nothing open

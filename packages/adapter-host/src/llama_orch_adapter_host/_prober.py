@@ -79,7 +79,8 @@ class Prober:
     def _ask(self) -> None:
         self._timer = None
         self._asked_at = self._loop.time()
-        self._question = self._spawn(self._hear())
+        question = self._spawn(self._hear())
+        self._question = None if question.done() else question  # a task that starts eagerly may be over already
 
     async def _hear(self) -> None:
         try:
