@@ -77,7 +77,7 @@ def test_the_lists_of_plugins():
     assert parse_config(WHOLE).plugins == PluginsConfig(None, ())
     assert problems_of(b"plugins = { blok = [] }\npools.a = { engine = 'words' }") == [
         "pool 'a': Object missing required field `replicas`",
-        "plugins: Object contains unknown field `blok`",
+        "plugins: Object contains unknown field `blok`; did you mean block?; it may have: allow, block",
     ]
     assert problems_of(b"plugins = { block = 'shady' }\n" + WHOLE) == [
         "plugins: Expected `array`, got `str` - at `$.block`"
@@ -112,10 +112,11 @@ def test_every_pool_is_told_of_at_once():
         """
     )
 
+    pool, limits = (", ".join(kind.__struct_fields__) for kind in (PoolConfig, Timeouts))
     assert problems == [
-        "pool 'a': Object contains unknown field `colour`",
+        f"pool 'a': Object contains unknown field `colour`; it may have: {pool}",
         "pool 'b': Expected `str`, got `int` - at `$.engine`",
-        "pool 'c': Object contains unknown field `idel` - at `$.timeouts`",
+        f"pool 'c': Object contains unknown field `idel` - at `$.timeouts`; did you mean idle?; it may have: {limits}",
         "pool 'd': Object missing required field `replicas`",
     ]
 
@@ -132,7 +133,7 @@ def test_every_replica_is_told_of_at_once():
         pool_of(raw)
 
     assert caught.value.problems == [
-        "replica chat/a: Object contains unknown field `colour`",
+        "replica chat/a: Object contains unknown field `colour`; it may have: id, url, api_key, slots",
         "replica chat/2: Expected `int`, got `str` - at `$.slots`",
         "replica chat/b stands there twice; give each an id of its own",
     ]
@@ -145,7 +146,7 @@ def test_every_replica_is_told_of_at_once():
         (b"", "Object missing required field `pools`"),
         (b"[pools]", "it has no pools; add a table [pools.NAME] with engine and replicas"),
         (b"pools = 3", "Expected `object`, got `int` - at `$.pools`"),
-        (b"colour = 1\n[pools.a]", "Object contains unknown field `colour`"),
+        (b"pool = 1\n[pools.a]", "unknown field `pool`; did you mean pools?; it may have: pools, plugins"),
         (b"[pools.a", "Expected ']' at the end of a table declaration"),
         (b'[pools.a]\nengine = "\xff"', "'utf-8' codec can't decode byte 0xff"),
         (b"x = " + b"[" * 100_000, "it is nested too deep to be read"),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from llama_orch_adapter_api import AdapterSpec, Secret, Timeouts
 
+from ._misspelt import told
 from ._policy import PoolPolicy
 
 
@@ -80,18 +81,18 @@ def parse_config(raw: bytes) -> HostConfig:
     except RecursionError:
         raise ConfigError(["it is nested too deep to be read"]) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError([str(error)]) from None
+        raise ConfigError([told(error, _File)]) from None
     pools: dict[str, PoolConfig] = {}
     problems: list[str] = []
     for name, table in file.pools.items():
         try:
             pools[name] = msgspec.convert(table, PoolConfig)
         except msgspec.ValidationError as error:
-            problems.append(f"pool {name!r}: {error}")
+            problems.append(f"pool {name!r}: {told(error, PoolConfig)}")
     try:
         plugins = msgspec.convert(file.plugins, PluginsConfig)
     except msgspec.ValidationError as error:
-        problems.append(f"plugins: {error}")
+        problems.append(f"plugins: {told(error, PluginsConfig)}")
     if not file.pools:
         problems.append("it has no pools; add a table [pools.NAME] with engine and replicas")
     if problems:
@@ -137,7 +138,7 @@ def read_replica(replica: str, table: Mapping[str, object], spec: AdapterSpec) -
     try:
         return msgspec.convert(own, spec.config_type, dec_hook=_resolve_secret)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError([f"replica {replica}: {error}"]) from None
+        raise ConfigError([f"replica {replica}: {told(error, spec.config_type, also=('id',))}"]) from None
 
 
 def _resolve_secret(kind: type, value: object) -> object:
