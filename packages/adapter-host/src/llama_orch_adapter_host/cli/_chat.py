@@ -1,7 +1,6 @@
 """`adapter-host chat`: one task, its tokens as they come."""
 
 import asyncio
-import math
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,9 @@ from ._source import Opened, Source, only_pool, opened, with_source
 
 MAX_TOKENS = 256
 """Tokens of an answer where nothing else is said: a small model may never come to an end by itself."""
+
+_DEADLINES = (0.001, 9e12)
+"""The shortest and the longest, in seconds: a task has its deadline in whole milliseconds."""
 
 
 @click.command()
@@ -73,8 +75,9 @@ def _task(
         raise click.UsageError(f"{other}, so --system has no place; leave one of them out")
     if raw and messages:
         raise click.UsageError("--raw sends PROMPT as it is, so --messages has no place; leave one of them out")
-    if deadline is not None and not math.isfinite(deadline * 1000):
-        raise BadRequestError(f"--deadline is {deadline}; give seconds above 0, or leave it out")
+    if deadline is not None and not _DEADLINES[0] <= deadline <= _DEADLINES[1]:
+        shortest, longest = _DEADLINES
+        raise BadRequestError(f"--deadline is {deadline:g}; give seconds from {shortest} to {longest:g}")
     try:
         text = None if prompt is None else _text(prompt)
         return TaskRequest(
