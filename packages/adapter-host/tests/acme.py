@@ -49,6 +49,9 @@ class Acme(WorkerAdapter):
         self.url = url
 
     async def health(self) -> WorkerHealth:
+        if self.url == "http://interrupts":
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.Event().wait()
         state = {"http://down": "down", "http://loads": "loading"}.get(self.url, "ready")
         return WorkerHealth(live=True, ready=state == "ready", state=state, detail=f"bad [/think] token at {self.url}")
 

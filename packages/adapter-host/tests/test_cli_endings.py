@@ -68,6 +68,7 @@ FAILURES = [
     (("chat", "--pool", "c=acme:http://x", "hi"), "INTERRUPTED", 130),
     (("chat", "--embedded", "--engine", "acme", "hi"), "INTERRUPTED", 130),
     (("health", "--pool", "c=acme:http://x", "other"), "POOL_UNAVAILABLE", 8),
+    (("health", "--pool", "c=acme:http://interrupts"), "INTERRUPTED", 130),
     (("chat",), "USAGE", 2),
     (("chat", "--no-such-option"), "USAGE", 2),
     (("chat", "--threads", "x", "hi"), "USAGE", 2),
@@ -79,13 +80,14 @@ FAILURES = [
 def test_every_failure_is_one_document(
     acme: Callable[..., Result], arguments: tuple[str, ...], code: str, exit_code: int
 ):
-    """With --json, a command that fails writes one document of one shape, whatever went wrong."""
+    """With --json, a command that fails writes one document of one shape, whatever went wrong, and no other word."""
     ended = acme(*arguments, "--json")
     failure = json.loads(ended.stdout.splitlines()[-1])
 
     assert ended.exit_code == exit_code
     assert {"kind": "error", "code": code, "exit_code": exit_code}.items() <= failure.items()
     assert failure["message"]
+    assert ended.stderr == ""
 
 
 def test_a_prompt_may_read_like_an_option(acme: Callable[..., Result]):

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from ._exit import Interrupted
 from ._run import ended
 from ._screen import Screen
 
@@ -21,3 +22,12 @@ class Verbs(click.Group):
         screen = Screen(as_json="--json" in options)
         command = partial(super().main, args, *rest, **{**extra, "standalone_mode": False, "obj": screen})
         sys.exit(ended(command, screen))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb. Ctrl-C is told in JSON alone, where click would end the line on the terminal first."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if not ctx.obj.as_json:
+                raise
+            raise Interrupted("cancelled") from None
