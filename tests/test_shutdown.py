@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 def is_clean(found: dict[str, Any]) -> None:
     print(f"shutdown of {STREAMS} streams: {found['took']:.2f} s with a drain of {DRAIN} s; {found['names']}")
     assert found["took"] < DRAIN + 3
-    assert found["names"] == {"cancelled": STREAMS, "length": SHORT}
+    assert found["names"] == {"WORKER_RESET drained": STREAMS, "length": SHORT}
     assert {int(count): streams for count, streams in found["endings"].items()} == {1: STREAMS + SHORT}
     assert (found["torn"], found["still_live"], found["left_open"]) == (0, 0, [0, 0, 0])
     assert found["complaints"] == []

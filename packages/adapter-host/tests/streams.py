@@ -10,6 +10,9 @@ from .adapters import drained  # type: ignore[import-not-found]  # test folders 
 
 CANCELLED = End(None, None, "cancelled")
 
+STOPPED = "WORKER_RESET drained"
+"""As `told_by` has it: what a stop of the host does not wait for."""
+
 
 async def failure_of(stream: TokenStream) -> tuple[list[TokenEvent], WorkerError]:
     """What a stream gave, and the error it ended in; after that it must have nothing more to tell."""
@@ -20,6 +23,17 @@ async def failure_of(stream: TokenStream) -> tuple[list[TokenEvent], WorkerError
 
     assert await drained(stream) == []
     return events, caught.value
+
+
+async def told_by(stream: TokenStream) -> list[TokenEvent | str]:
+    """What a stream gave, and as the last what it failed of: the code and the detail of its error."""
+    told: list[TokenEvent | str] = []
+    try:
+        async for event in stream:
+            told.append(event)  # noqa: PERF401  # what came before an error counts
+    except WorkerError as error:
+        told.append(f"{error.code} {error.detail}")
+    return told
 
 
 async def drained_up_to(stream: TokenStream, count: int) -> list[TokenEvent]:

@@ -2,7 +2,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from llama_orch_adapter_api import End, PoolUnavailable, Timeouts, WorkerReset
+from llama_orch_adapter_api import PoolUnavailable, Timeouts, WorkerReset
 from llama_orch_adapter_host import AdapterHost
 from llama_orch_adapter_host._events import ReplicaDrained
 
@@ -240,7 +240,8 @@ async def test_a_host_that_stops_while_it_drains():
     await host.aclose(drain=0)
 
     assert now() == at
-    assert [(await stream)[-1] for stream in streams] == 2 * [End(None, None, "cancelled")]
+    endings = await asyncio.gather(*streams, return_exceptions=True)
+    assert [isinstance(error, WorkerReset) and error.detail for error in endings] == ["drained", "drained"]
     assert (await unbinding, await draining) == (0, 0)
     assert yard.closed == [1, 1, 1]
     assert [adapter.open_at_close for adapter in yard.built] == [[0], [0], [0]]
@@ -264,7 +265,8 @@ async def test_a_stop_tells_who_is_drained(given_up: bool):
                 await host.aclose()
     else:
         await host.aclose()
-    await asyncio.wait(streams)
+    endings = await asyncio.gather(*streams, return_exceptions=True)
+    assert [isinstance(each, WorkerReset) for each in endings] == [True, True, False]
     told = {event.replica_id: event for event in events if isinstance(event, ReplicaDrained)}
     tags = [(event.__struct_config__.tag, event.replica_id) for event in events if hasattr(event, "leases")]
 

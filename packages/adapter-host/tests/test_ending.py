@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from llama_orch_adapter_api import (
@@ -13,8 +14,9 @@ from llama_orch_adapter_api import (
     Timeouts,
     Token,
     TokenEvent,
+    WorkerReset,
 )
-from llama_orch_adapter_host import AdapterHost, ConfigError, HostConfig, parse_config
+from llama_orch_adapter_host import AdapterHost, ConfigError, HostConfig, PoolPolicy, RetryPolicy, parse_config
 from llama_orch_adapter_host._events import (
     HostEvent,
     HostStopped,
@@ -44,7 +46,8 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     task,
     virtual,
 )
-from .streams import CANCELLED  # type: ignore[import-not-found]  # as above
+from .replicas import Lingering, reset  # type: ignore[import-not-found]  # as above
+from .streams import CANCELLED, STOPPED, failure_of, told_by  # type: ignore[import-not-found]  # as above
 
 
 @virtual
@@ -65,13 +68,81 @@ async def test_stopping_lets_streams_end():
 async def test_leaving_the_block_ends_every_stream():
     """Battery 30: a host whose block is left ends its streams at once, those that nobody reads among them."""
     async with host_of(Words(words=5)) as host:
-        reader = asyncio.create_task(drained(await host.submit("pool", task())))
+        reader = asyncio.create_task(told_by(await host.submit("pool", task())))
         unread = await host.submit("pool", task())
     events = await reader
 
     assert now() == pytest.approx(2, abs=0.06)
-    assert events[-1] == CANCELLED
-    assert (await drained(unread))[-1:] == [CANCELLED]
+    assert events[-1] == STOPPED
+    assert await told_by(unread) == [STOPPED]
+
+
+@virtual
+async def test_what_a_stop_ends_says_where_it_may_go():
+    """ORCH-3302, semantics 5: a task that a stop cut off failed, by nobody's fault, and is to be sent elsewhere."""
+    host = host_of(Words(words=9))
+    (binding,) = host._registry.all()
+    stream = await host.submit("pool", request := task())
+    await host.aclose(drain=0)
+    _, error = await failure_of(stream)
+
+    assert (error.code, error.detail, error.phase, error.retriable) == ("WORKER_RESET", "drained", "decode", True)
+    assert (error.engine, error.pool, error.replica, error.attempts) == ("words", "pool", "0", 1)
+    assert error.message.startswith("the host is stopping, and waits no longer for this task · pool/0 · send it again")
+    assert binding.gate.breaker.state == "closed"
+    record = host.explain(request.task_id)
+    assert record is error.record
+    assert (record.ending, record.phase, record.attempts[0].outcome) == ("failed", "decode", "cancelled")
+
+
+@pytest.mark.parametrize("script", [(99,), (STARTED, 99), (WorkerReset("reset by peer", detail="reset"),)])
+@virtual
+async def test_a_stop_sends_nothing_again(script: tuple[Any, ...]):
+    """Battery 30: what had no token yet when the host stopped is raised by its submit, and sent to nobody else."""
+    adapters = [Scripted(*script), Scripted(*script)]
+    slow = PoolPolicy(retry=RetryPolicy(base=99, cap=99))
+    host = host_of(*adapters, policy=slow)
+    sending = asyncio.create_task(host._submit("pool", request := task()))
+    await asyncio.sleep(0.1)
+    at = now()
+    await host.aclose(drain=0)
+    with pytest.raises(WorkerReset) as caught:
+        await sending
+
+    assert now() == at
+    assert (caught.value.detail, caught.value.pool, caught.value.attempts) == ("drained", "pool", 1)
+    assert sum(adapter.begun for adapter in adapters) == 1
+    record = host.explain(request.task_id)
+    assert record is caught.value.record
+    assert (record.ending, record.detail, record.phase) == ("failed", "drained", caught.value.phase)
+
+
+@virtual
+async def test_what_failed_in_the_moment_of_a_stop():
+    """Battery 30: an engine's failure whose clean-up the stop found at work is told to nobody, nor sent again."""
+    failing = Lingering((reset(),), tidying=0.5)
+    host = host_of(failing, Words())
+    sending = asyncio.create_task(host._submit("pool", task(replica_id="0")))
+    await asyncio.sleep(0.1)
+    await host.aclose(drain=0)
+    with pytest.raises(WorkerReset) as caught:
+        await sending
+
+    assert (caught.value.detail, failing.begun) == ("drained", 1)
+
+
+@virtual
+async def test_a_cancel_during_a_stop_stays_one():
+    """Battery 30: what its caller cancels while the host drains ends as cancelled."""
+    host = host_of(Words(words=99))
+    stream = await host.submit("pool", request := task())
+    stopping = asyncio.create_task(host.aclose(drain=5))
+    await asyncio.sleep(0.5)
+    receipt = await host.cancel("pool", request.task_id)
+    await stopping
+
+    assert receipt.outcome == "cancelled"
+    assert (await drained(stream))[-1] == CANCELLED
 
 
 @virtual
@@ -137,7 +208,7 @@ async def test_stopping_in_an_error_lets_nothing_end():
             raise ZeroDivisionError
 
     assert now() == at
-    assert await drained(stream) == [CANCELLED]
+    assert await told_by(stream) == [STOPPED]
     assert (adapter.freed, adapter.closed) == (1, 1)
 
 
@@ -150,8 +221,8 @@ async def test_each_pool_drains_for_as_long_as_it_may():
         host.bind(pool, "words", {}, timeouts=Timeouts(drain=drain))
     ends: dict[str, float] = {}
 
-    async def read(pool: str) -> TokenEvent:
-        events = await drained(await host.submit(pool, task()))
+    async def read(pool: str) -> TokenEvent | str:
+        events = await told_by(await host.submit(pool, task()))
         ends[pool] = now()
         return events[-1]
 
@@ -161,7 +232,7 @@ async def test_each_pool_drains_for_as_long_as_it_may():
     await host.aclose()
     last = [await reader for reader in readers]
 
-    assert last == 3 * [CANCELLED]
+    assert last == 3 * [STOPPED]
     assert ends["none"] == begun
     assert ends["short"] - begun == pytest.approx(1.525, abs=0.03)
     assert ends["long"] - begun == pytest.approx(6.525, abs=0.03)
@@ -223,7 +294,7 @@ async def test_a_stop_that_is_given_up():
             await host.aclose()
 
     assert now() == moment(3)
-    assert await drained(stream) == [CANCELLED]
+    assert await told_by(stream) == [STOPPED]
     assert (adapter.freed, adapter.closed) == (1, 1)
 
 
@@ -290,9 +361,9 @@ async def test_shutdown_with_500_streams(drain: float | None, caplog: pytest.Log
     limits = Timeouts(drain=2)
     host = host_of(*adapters, timeouts=limits)
 
-    async def read(i: int) -> list[TokenEvent]:
+    async def read(i: int) -> list[TokenEvent | str]:
         stream = await host.submit("pool", task(replica_id=str(i % 5)))
-        events = await drained(stream)
+        events = await told_by(stream)
         assert await drained(stream) == []
         return events
 
@@ -302,11 +373,11 @@ async def test_shutdown_with_500_streams(drain: float | None, caplog: pytest.Log
     begun = now()
     await host.aclose(drain)
     took = now() - begun
-    endings = [[event for event in await reader if isinstance(event, End)] for reader in readers]
+    endings = [[event for event in await reader if isinstance(event, End | str)] for reader in readers]
 
     assert took <= (limits.drain if drain is None else drain) + 3
     assert [len(ends) for ends in endings] == 500 * [1]
-    assert {ends[0].finish_reason for ends in endings} <= {"cancelled", "stop"}
+    assert {end if isinstance(end, str) else end.finish_reason for (end,) in endings} <= {STOPPED, "stop"}
     assert [adapter.closed for adapter in adapters] == 5 * [1]
     assert [adapter.begun for adapter in adapters] == 5 * [100]
     assert all(not binding.leases for binding in bindings)
@@ -324,7 +395,7 @@ async def test_shutdown_does_not_wait_for_the_deaf():
 
     assert now() == moment(STOP_LIMIT)
     assert adapter.closed == 1
-    assert await drained(stream) == [CANCELLED]
+    assert await told_by(stream) == [STOPPED]
     (flight,) = binding.leases
     while flight._waiting is not None:  # so that the test leaves nothing
         flight._insist(flight._waiting)

@@ -20,7 +20,7 @@ from .adapters import (  # type: ignore[import-not-found]  # test folders are no
     virtual,
 )
 from .replicas import Lingering  # type: ignore[import-not-found]  # as above
-from .streams import CANCELLED  # type: ignore[import-not-found]  # as above
+from .streams import STOPPED, told_by  # type: ignore[import-not-found]  # as above
 
 
 @pytest.mark.parametrize("drain", [0, 1.5])
@@ -54,7 +54,7 @@ async def test_one_end_for_all_that_will_not_end(drain: float):
     host = AdapterHost(plugins=plugins)
     host.bind("pool", "words", {})
     stream = await host.submit("pool", task())
-    reader = asyncio.create_task(drained(stream))
+    reader = asyncio.create_task(told_by(stream))
     (binding,) = host._registry.all()
     begun = now()
     await host.aclose(drain)
@@ -69,7 +69,7 @@ async def test_one_end_for_all_that_will_not_end(drain: float):
     while not reader.done():  # so that the test leaves nothing
         flight._insist(flight._waiting)
         await asyncio.sleep(0.1)
-    assert (await reader)[-1] == CANCELLED
+    assert (await reader)[-1] == STOPPED
 
 
 class Noting(Lingering):

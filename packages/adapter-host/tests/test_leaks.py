@@ -5,13 +5,12 @@ import gc
 import weakref
 
 import pytest
-from llama_orch_adapter_api import WorkerHealth, WorkerProps
+from llama_orch_adapter_api import WorkerHealth, WorkerProps, WorkerReset
 from llama_orch_adapter_host import PoolPolicy
 from llama_orch_adapter_host._retry import RetryPolicy
 
 from .adapters import PROPS, host_of, now, run_many, task, virtual  # type: ignore[import-not-found]  # no packages
 from .replicas import (  # type: ignore[import-not-found]  # as above
-    CANCELLED,
     READY,
     Replica,
     left_behind,
@@ -94,14 +93,16 @@ async def test_an_adapter_that_does_not_let_go_of_a_question():
 
 @virtual
 async def test_the_host_stops_in_a_back_off():
-    """Battery 30: leaving the block ends a task in its back-off at once; its caller reads that it was cancelled."""
+    """Battery 30: leaving the block ends a task in its back-off at once; its caller is told to send it elsewhere."""
     replica = Replica((overloaded(20.0),))
     async with host_of(replica) as host:
         reader = asyncio.create_task(outcome_of(host))
         await asyncio.sleep(1)
     stopped_at = now()
 
-    assert await reader == [CANCELLED]
+    error = await reader
+    assert isinstance(error, WorkerReset)
+    assert error.detail == "drained"
     assert now() - stopped_at <= 0.1
     assert stopped_at <= 1.1
     assert left_behind(host) == []

@@ -306,10 +306,10 @@ class Lifecycle(RuleBasedStateMachine):
     def teardown(self) -> None:
         open_streams = len(self.model.open)
         self.run(self.host.aclose(drain=0))
-        ends = [reader.result()[-1] for task_id, reader in self.readers.items() if task_id in self.model.open]
+        ends = [reader.exception() for task_id, reader in self.readers.items() if task_id in self.model.open]
         self.runner.close()
 
-        assert [end.finish_reason for end in ends if isinstance(end, End)] == open_streams * ["cancelled"]
+        assert [end.detail for end in ends if isinstance(end, WorkerReset)] == open_streams * ["drained"]
         assert [adapter.closed for adapter in self.yard.built] == [1] * len(self.yard.built)
         assert [adapter.open_at_close for adapter in self.yard.built] == [[0]] * len(self.yard.built)
         assert not any(not waiter.done() for waiter in self.waiting)

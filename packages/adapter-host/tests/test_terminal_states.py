@@ -35,7 +35,7 @@ GRACE = 0.05
 LIMITS = Timeouts(first_token=80_000, idle=80_000, drain=DRAIN, min_useful=0)
 POLICY = PoolPolicy(retry=RetryPolicy(attempts=1), breaker=NEVER_OPEN)
 TURNS = st.integers(0, 3)
-ENDINGS = {"end": "stop", "fail": "reset", "drained": "drained", "cancel": "cancelled", "stopped": "cancelled"}
+ENDINGS = {"end": "stop", "fail": "reset", "drained": "drained", "cancel": "cancelled", "stopped": "drained"}
 
 
 @dataclass

@@ -106,6 +106,25 @@ async def test_a_failure_before_the_first_token_has_a_status() -> None:
     assert "[DONE]" not in text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@virtual
+async def test_what_a_stop_cuts_off_is_to_be_sent_elsewhere(stream: bool) -> None:
+    """A stop that ends an answer is none of the client's doing: 503, and OpenAI's clients may send it again."""
+    engine = Engine(forever())
+    async with serving(engine, toml=ON) as client:
+        asking = asyncio.create_task(post(client, stream=stream))
+        await until(lambda: engine.said > 1)
+        await client.stop(0)
+        status, text, headers = await asking
+        *events, last = [line.removeprefix("data: ") for line in text.split("\n") if line]
+    error = json.loads(last)["error"]
+
+    assert (status, bool(events)) == ((200, True) if stream else (503, False))
+    assert stream or headers["X-Should-Retry"] == "true"
+    assert (error["type"], error["code"]) == ("server_error", "drained")
+    assert "send it again, to another host" in error["message"]
+
+
 @virtual
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_task_that_somebody_cancels_is_no_answer(stream: bool) -> None:

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from llama_orch_adapter_api import End, PoolUnavailable, WorkerError
+from llama_orch_adapter_api import PoolUnavailable, WorkerError
 
 from ._binding import Binding
 from ._call import Call
@@ -19,7 +19,7 @@ _FRESH = Past(0)
 
 
 class Attempts:
-    """Ends where the task was interrupted between two of them; the last failure is raised by its block."""
+    """Ends where the task was cancelled; raises what it was ended with otherwise, its last failure by its block."""
 
     __slots__ = ("_call", "_ceilings", "_failure", "_past", "_policy", "_retry", "_router", "_tried")
 
@@ -65,6 +65,8 @@ class Attempts:
                 await call.flight.stop()  # never two at a time
             if self._retry.wait:
                 await call.rest(self._retry.wait)
+        if isinstance(call.outcome, WorkerError):
+            raise call.outcome
         if call.outcome is not None:
             raise StopAsyncIteration
         return self
@@ -77,8 +79,8 @@ class Attempts:
     ) -> bool:
         if not isinstance(error, WorkerError):
             return False
-        if self._call.outcome is not None:  # cancelled while the adapter let go: that it failed is told to nobody
-            return isinstance(self._call.outcome, End)
+        if self._call.outcome is not None:  # while the adapter let go, maybe: that it failed is told to nobody
+            return True
         if len(self._call.record.attempts) == self._past.attempts + self._past.stale:  # nobody was asked
             if self._failure is None:
                 return False

@@ -171,10 +171,12 @@ class Call:
             self._alarm = None
 
     def interrupt(self, outcome: End | WorkerError) -> bool:
-        """End the task now, wherever it is. False where it was over already."""
+        """End the task now, wherever it is, for good. False where it was over already."""
         if self.outcome is not None:
             return False
+        phase = self.phase
         if self.flight is not None and self.flight.interrupt(outcome):
+            self.finish(outcome, phase)  # a flight that fails before its first token leaves that to its attempts
             return True
         self.finish(outcome)
         if self._alarm is not None:

@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter
 
+from llama_orch_adapter_api import WorkerReset
+
 from ._binding import Binding
 from ._bus import Bus
+from ._call import Call
 from ._events import HostStopped, HostStopping
 from ._fleet import Fleet
-from ._flight import cancelled
 from ._ledger import Ledger
 from ._plugins import Plugins
 from ._probe import FAREWELL_LIMIT
@@ -47,6 +49,7 @@ class Ending:
     async def aclose(self, drain: float | None = None) -> None:
         """Refuse new tasks, let streams run for `drain` seconds (None: as each pool says), end them, close adapters.
 
+        A task that is ended so has failed, in `WorkerReset` (drained): it may be sent again, to another host.
         All is closed 3 s after the draining at the latest. A later call waits for the first to be done, and changes
         nothing of it. Whoever gives up the first one ends the draining alone, and is back when all is closed. Leaving
         the host's block is `aclose(drain=0)`.
@@ -80,7 +83,7 @@ class Ending:
         until = loop.time() + _CLOSE_WITHIN
         leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
         for call in self._ledger.calls():  # the draining was given up
-            cut[call.boarded] += call.interrupt(cancelled())
+            cut[call.boarded] += call.interrupt(_stopped(call))
         await asyncio.gather(*(lease.stop() for lease in leases))
         for binding in self._fleet.bindings():
             if binding.gate.draining:
@@ -108,8 +111,20 @@ class Ending:
             for call in self._ledger.calls():
                 limit = call.binding.timeouts.drain if seconds is None and call.binding is not None else seconds or 0.0
                 if spent >= limit:
-                    cut[call.boarded] += call.interrupt(cancelled())
+                    cut[call.boarded] += call.interrupt(_stopped(call))
             for binding in self._fleet.bindings():
                 if binding.gate.draining and not binding.leases:
                     self._fleet.emptied(binding, cut[binding], spent, stopping=True)
             await asyncio.sleep(_DRAIN_LOOK if self._ledger else 0)
+
+
+def _stopped(call: Call) -> WorkerReset:
+    """How a task ends that a stop did not wait for."""
+    where = call.boarded
+    return WorkerReset(
+        f"the host is stopping, and waits no longer for this task · "
+        f"{f'pool {call.pool.id!r}' if where is None else where.replica} · send it again, to another host",
+        detail="drained",
+        phase=call.phase,
+        pool=call.pool.id if where is None else None,  # else its flight fills in where it is
+    )

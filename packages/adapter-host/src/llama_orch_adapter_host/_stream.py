@@ -29,8 +29,8 @@ class TokenStream:
     It ends, exactly once, in one of these ways:
 
     - the engine finishes: the last event is its `End`;
-    - it is cancelled, by `host.cancel` or a stop of the host: the last event is `End(finish_reason="cancelled")`;
-    - it fails: iteration raises a `WorkerError`;
+    - it is cancelled, by `host.cancel`: the last event is `End(finish_reason="cancelled")`;
+    - it fails: iteration raises a `WorkerError`; where a stop of the host ended it, that is `WorkerReset` (drained);
     - the caller leaves `async with`, calls `aclose()`, drops the stream or is cancelled itself: the engine stops.
     """
 
