@@ -263,7 +263,7 @@ def test_a_policy_has_three_strikes():
             "left alone for a while after too many failures; to be asked again in 5 s · look at the engines' own logs",
         ),
         ("down", "unreachable", None, "not answering health checks · check that the engines run, and their urls"),
-        ("draining", "draining", None, "being drained · use another pool, or bind a replica"),
+        ("draining", "draining", None, "being drained · use another pool, or undo that with a reload of this one"),
     ],
 )
 def test_why_nobody_takes_it(how: str, detail: str, retry_after: float | None, message: str):

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,12 +219,13 @@ async def serving(
     told: bool = True,
     timeouts: Timeouts | None = None,
     file: Path | None = None,
+    later: Sequence[WorkerAdapter] = (),
 ) -> AsyncIterator[Client]:
     """These engines as the replicas of the pool `chat`, or as a file of pools says.
 
-    `told`: handlers are cancelled when their client leaves.
+    `told`: handlers are cancelled when their client leaves. `later` are engines for what is rebound.
     """
-    plugins = plugins_of(*engines)
+    plugins = plugins_of(*engines, *later)
     host = AdapterHost(plugins=plugins) if file is None else AdapterHost.from_config(file, plugins)
     for i in range(len(engines) if file is None else 0):
         host.bind("chat", "words", {}, replica_id=str(i), policy=policy, timeouts=timeouts)
