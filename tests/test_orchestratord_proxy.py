@@ -103,6 +103,14 @@ def listens(port: int) -> None:
     raise AssertionError("nginx does not listen")
 
 
+def test_a_whole_answer_has_an_hour():
+    """What is not streamed sends nothing while it is made; only streams have heartbeats. No location says less."""
+    directives = [line.partition("#")[0].split() for line in CONF.read_text().splitlines()]
+    limits = [words for words in directives if words[:1] == ["proxy_read_timeout"]]
+
+    assert limits == [["proxy_read_timeout", "1h;"]]
+
+
 def test_streams_come_over_http2_as_they_are_made(proxied: Proxied):
     """The proxy speaks HTTP/2 to the client, and hands on each event at once: the first comes long before the last."""
     task_id = sent(proxied.serving.url, max_tokens=150)

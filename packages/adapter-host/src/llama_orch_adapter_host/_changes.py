@@ -90,19 +90,28 @@ class Changes(ABC):
         self._check_open(event.pool_id)
         return await self._reloads.preload(Wish.of(event))
 
-    async def reload(self, change: HostConfig | PoolEvent | None = None) -> ReloadReport:
+    async def reload(self, change: HostConfig | PoolEvent | None = None, *, undrain: str | None = None) -> ReloadReport:
         """Put a change in force, whole or not at all: everything new is ready before it takes over.
 
         A `PoolEvent` gives one replica a new generation, or binds it; a config makes what is bound what it says,
         removals included, and rebinds nothing that is the same; None reads this host's own config again. Reloads of
-        configs come in turn. Raises `ReloadError` with every problem, where nothing was changed.
+        configs come in turn. What is drained in the pool `undrain` is rebound, too, which lets tasks in again; of a
+        host without a config that is all that is done. Raises `ReloadError` with every problem, where nothing was
+        changed.
         """
         if isinstance(change, PoolEvent):
             self._check_open(change.pool_id)
             return await self._reloads.one(Wish.of(change))
         self._check_open("")
         ignored: list[str] = []
-        report = await self._reloads.whole(lambda: self._blueprints_of(self._config(change), ignored))
+
+        def read() -> list[Blueprint] | None:
+            config = self._read() if change is None else change
+            if config is None and undrain is not None:
+                return None
+            return self._blueprints_of(config, ignored)
+
+        report = await self._reloads.whole(read, undrain)
         return msgspec.structs.replace(report, ignored=tuple(ignored))
 
     def reload_on_sighup(self) -> Trigger:
@@ -122,14 +131,10 @@ class Changes(ABC):
             raise RuntimeError("this host was made without a file; make it by AdapterHost.from_config to watch one")
         return self._triggered(lambda pull: on_change(file, pull, self._fleet.errand))
 
-    def _config(self, change: HostConfig | None) -> HostConfig:
-        config = self._read() if change is None else change
+    def _blueprints_of(self, config: HostConfig | None, ignored: list[str]) -> list[Blueprint]:
+        """What it says is to be bound; `ignored` gets the tables that no reload heeds, which are told of."""
         if config is None:
             raise ConfigError(["this host was made without a config; give reload() one, or make it from a file"])
-        return config
-
-    def _blueprints_of(self, config: HostConfig, ignored: list[str]) -> list[Blueprint]:
-        """What it says is to be bound; `ignored` gets the tables that no reload heeds, which are told of."""
         blueprints = read_blueprints(config, self.plugins)
         silent = config.plugins == PluginsConfig() and not self._owns_plugins
         if not silent and not config.plugins.says_as(self.plugins.lists):

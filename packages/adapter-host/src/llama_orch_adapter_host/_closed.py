@@ -14,7 +14,7 @@ _WORDS: dict[Refused, tuple[str, str, str]] = {
     "loading": ("loading", "loading the model", "wait until it is loaded"),
     "open": ("all_open", "left alone for a while after too many failures", "look at the engines' own logs"),
     "down": ("unreachable", "not answering health checks", "check that the engines run, and their urls"),
-    "draining": ("draining", "being drained", "use another pool, or bind a replica"),
+    "draining": ("draining", "being drained", "use another pool, or undo that with a reload of this one"),
 }
 """By what refuses: the error's detail, what is the matter, the mend. Those nearest to taking a task come first."""
 

@@ -56,6 +56,7 @@ class Fleet:
         self.advisers = Advisers(self.cache, self._herald, plugins)
         self._breakers = Breakers(random=random.random, on_change=self._breaker_changed)
         self._by_key: dict[str, Binding] = {}
+        self._plans: dict[Binding, Blueprint] = {}  # what each was built from
         self._errands: set[asyncio.Task[Any]] = set()
         self._served: set[Binding] = set()  # those that were seated, until they are closed
         self._empty: set[Binding] = set()  # those that were told to be drained
@@ -98,7 +99,12 @@ class Fleet:
             blueprint.http,
             broke=lambda what, error: self._herald.tell(AdapterBroke, info, what=what, error=error),
         )
+        self._plans[binding] = blueprint
         return binding
+
+    def blueprints(self) -> list[Blueprint]:
+        """What all that is bound was built from, whatever became of its pools' policies since."""
+        return [self._plans[binding]._replace(policy=None) for binding in self.registry.all()]
 
     def reloading(self, binding: Binding) -> None:
         """Tell that what a binding was built from is about to be replaced."""
@@ -215,6 +221,7 @@ class Fleet:
         """
         self.unseat(binding)
         if self._by_key.pop(_key(binding.info), None) is not None:
+            self._plans.pop(binding)
             self._breakers.forget(_key(binding.info))
             self.cache.forget(binding)
             self._closings[binding] = asyncio.get_running_loop().create_task(self._close(binding, limit))

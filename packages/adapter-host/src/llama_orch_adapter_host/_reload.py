@@ -54,24 +54,31 @@ class Reloads:
         self._turns: WeakValueDictionary[Place, asyncio.Lock] = WeakValueDictionary()
         self._closed = False
 
-    async def whole(self, read: Callable[[], list[Blueprint]]) -> ReloadReport:
-        """Make what is bound what `read` says, which is called in a thread. Raises `ReloadError`."""
+    async def whole(self, read: Callable[[], list[Blueprint] | None], undrain: str | None = None) -> ReloadReport:
+        """Make what is bound what `read` says, which is called in a thread; None: what it is. Raises `ReloadError`.
+
+        What is drained in the pool `undrain` is rebound, too.
+        """
         async with self._whole:
             with self._telling():
-                wanted = {blueprint.place: blueprint for blueprint in await _read(read)}
+                found = await _read(read)
+                found = self._fleet.blueprints() if found is None else found
+                wanted = {blueprint.place: blueprint for blueprint in found}
                 bound = {(b.info.pool_id, b.info.replica_id): b for b in self._fleet.registry.all()}
                 todo = difference(
                     {place: binding.fingerprint for place, binding in bound.items()},
                     {place: blueprint.fingerprint for place, blueprint in wanted.items()},
                 )
+                drained = [place for place in todo.unchanged if place[0] == undrain and bound[place].gate.draining]
                 plan = _Plan(
                     seen={**dict.fromkeys(wanted), **bound},
-                    new=[wanted[place] for place in (*todo.added, *todo.changed)],
+                    new=[wanted[place] for place in (*todo.added, *todo.changed, *drained)],
                     gone=[bound[place] for place in todo.removed],
                 )
                 policies = {each.pool_id: each.policy for each in wanted.values() if each.policy is not None}
                 report = await self._carry_out(plan, policies)
-                return msgspec.structs.replace(report, unchanged=tuple(bound[place].info for place in todo.unchanged))
+                unchanged = tuple(bound[place].info for place in todo.unchanged if place not in drained)
+                return msgspec.structs.replace(report, unchanged=unchanged)
 
     async def one(self, wish: Wish, *, bound: bool = False) -> ReloadReport:
         """Give a replica a new generation, the one that was preloaded for it where there is one.

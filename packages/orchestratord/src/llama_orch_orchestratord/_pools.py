@@ -1,4 +1,4 @@
-"""Pools over HTTP: how they are, emptying them, and reading their file again."""
+"""Pools over HTTP: how they are, emptying them, filling them again, and reading their file anew."""
 
 import asyncio
 from collections.abc import Mapping
@@ -113,7 +113,7 @@ async def _reload(request: web.Request) -> web.Response:
     if refusal is not None and refusal.detail == "unknown_pool":
         raise _refused(refusal)
     try:
-        return answer(200, await host.reload())
+        return answer(200, await host.reload(undrain=pool_id))
     except PoolUnavailable as error:
         raise _refused(error) from None
     except ReloadError as error:
@@ -157,9 +157,12 @@ ROUTES = (
         method="POST",
         path="/v1/pools/{pool_id}/reload",
         handler=_reload,
-        summary="Read the file of pools again and put it in force, whole or not at all. A client that leaves ends it.",
+        summary=(
+            "Rebind what was drained in a pool. Where there is a file of pools, read it again and put it in force, for "
+            "all pools. All of it or nothing; a client that leaves ends it."
+        ),
         replies={
-            200: Reply("What it put in force.", (ReloadReport,)),
+            200: Reply("What was put in force; what was drained is among `rebound`.", (ReloadReport,)),
             409: Reply("Nothing was changed.", (ReloadRefused,)),
         },
         refusals={404: _UNKNOWN, 503: _STOPPING},
