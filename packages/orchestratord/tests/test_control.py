@@ -5,9 +5,18 @@ import json
 
 import pytest
 from llama_orch_adapter_api import WorkerHealth
-from llama_orch_adapter_host import PoolPolicy
+from llama_orch_adapter_host import AdapterHost, PoolPolicy
+from llama_orch_orchestratord._control import unready
 
-from .serving import Engine, forever, serving, until, virtual, words  # type: ignore[import-not-found]  # no packages
+from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
+    Engine,
+    forever,
+    plugins_of,
+    serving,
+    until,
+    virtual,
+    words,
+)
 
 LOADING = WorkerHealth(live=True, ready=False, state="loading")
 DOWN = WorkerHealth(live=False, ready=False, state="down")
@@ -46,6 +55,35 @@ async def test_it_is_not_ready_while_none_is(health: WorkerHealth, told: str) ->
     assert told in body
     assert "chat/" not in body
     assert json.loads(body)["code"] == "POOL_UNAVAILABLE"
+
+
+@virtual
+async def test_it_is_not_ready_before_an_engine_was_reached() -> None:
+    """A replica that has not told yet how it is gets tasks, but nobody is told that it is ready."""
+
+    class Slow(Engine):
+        """Answers when it may."""
+
+        may = asyncio.Event()
+
+        async def health(self) -> WorkerHealth:
+            await self.may.wait()
+            return await super().health()
+
+    engine = Slow(words())
+    host = AdapterHost(plugins=plugins_of(engine))
+    host.bind("chat", "words", {})
+    async with host:
+        await asyncio.sleep(0.1)
+        why, refusal = unready(host, stopping=False), host.refusal("chat")
+        engine.may.set()
+        await asyncio.sleep(0.1)
+        later = unready(host, stopping=False)
+
+    assert refusal is None
+    assert why is not None
+    assert "none has told yet how it is" in why.message
+    assert later is None
 
 
 async def test_it_is_not_ready_without_a_pool() -> None:

@@ -14,6 +14,9 @@ from ._routes import Reply, Route, answer
 _BUSY = frozenset(("at_capacity", "overloaded"))
 """Details of a refusal by replicas that are ready, but have enough to do."""
 
+_WELL = frozenset(("ready", "busy"))
+"""What a replica's health says of one that serves. Before its first answer it is sent tasks, too, but is not ready."""
+
 
 class Life(msgspec.Struct, frozen=True):
     """The process lives."""
@@ -42,11 +45,15 @@ def unready(host: AdapterHost, *, stopping: bool) -> PoolUnavailable | None:
     """Why no task should be sent here; None where a pool has a replica that is ready. Asks no engine."""
     if stopping:
         return PoolUnavailable("this orchestrator is stopping · use another one", detail="draining")
-    refusals = [host.refusal(pool_id) for pool_id in host.pools()]
-    if any(refusal is None or refusal.detail in _BUSY for refusal in refusals):
+    refusals = {pool_id: host.refusal(pool_id) for pool_id in host.pools()}
+    take = {pool_id for pool_id, refusal in refusals.items() if refusal is None or refusal.detail in _BUSY}
+    some = [each for each in host.status() if each.pool_id in take and each.stage == "bound" and each.breaker != "open"]
+    if any(each.health in _WELL for each in some):
         return None
-    if any(refusal is not None and refusal.detail == "loading" for refusal in refusals):
+    if any(refusal is not None and refusal.detail == "loading" for refusal in refusals.values()):
         return PoolUnavailable("no replica is ready: a model is being loaded · wait", detail="loading")
+    if take:
+        return PoolUnavailable("no replica is ready: none has told yet how it is · wait", detail="loading")
     told = "no replica is ready" if refusals else "no pool is bound"
     return PoolUnavailable(f"{told} · GET /v1/capabilities and each pool's health tell why", detail="unreachable")
 
