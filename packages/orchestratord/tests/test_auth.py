@@ -137,12 +137,33 @@ async def test_who_has_a_token_is_let_in(tokens: None):
         for token in (TASKS, NEXT, CONTROL):
             status, body, _ = await client.post({"pool_id": "chat", "prompt": "hello"}, **bearer(token))
             assert status == 202, body
-        status, body, _ = await ask(client, "POST", "/v1/pools/chat/health", bearer(TASKS))
-        allowed, _, _ = await ask(client, "POST", "/v1/pools/chat/health", bearer(CONTROL))
+        status, body, _ = await ask(client, "POST", "/v1/pools/chat/drain", bearer(TASKS))
+        allowed, _, _ = await ask(client, "POST", "/v1/pools/chat/drain", bearer(CONTROL))
 
     assert status == 403
     assert "send a token of 'control'" in body
-    assert allowed == 405  # which is the router's affair
+    assert allowed == 202
+
+
+@pytest.mark.parametrize("token", [TASKS, CONTROL], ids=["tasks", "control"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/nope", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("POST", "/v1/pools/chat/drain/", 404),
+        ("DELETE", "/v1/pools/chat/drain", 405),
+        ("POST", "/v1/pools/chat/health", 405),
+        ("POST", "/metrics", 405),
+    ],
+)
+async def test_what_is_not_served_takes_no_role(tokens: None, token: str, method: str, path: str, status: int):
+    """Whoever has a token is told that there is no such path or method, not that another token would have it."""
+    async with serving(Engine(words()), toml=f"{TOML}[openai]\nenabled = true\n") as client:
+        got, body, _ = await ask(client, method, path, bearer(token))
+
+    assert got == status
+    assert "control" not in body
 
 
 async def test_only_the_signs_of_life_are_open(tokens: None):
