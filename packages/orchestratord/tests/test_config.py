@@ -71,7 +71,11 @@ def test_every_table_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("listen = 1", "the file has no 'listen'; it may have: pools, server, auth, admission, tasks, stream, openai"),
         ("[admission]\nqeue = 1", "[admission] has no 'qeue'; it may have: queue, policy, slots_if_unknown"),
         ("[admission]\nqueue = 0", "[admission]: Expected `int` >= 1 - at `$.queue`"),
-        ("[admission]\npolicy = 'lru'", "[admission]: Invalid enum value 'lru' - at `$.policy`"),
+        (
+            "[admission]\npolicy = 'lru'",
+            "[admission]: Invalid enum value 'lru' - at `$.policy`; give one of: drop-lru, reject",
+        ),
+        ("[tasks]\nkeep = '5'", "[tasks]: Expected `float`, got `str` - at `$.keep`; give a number"),
         ("[stream]\nunread_expiry = nan", "[stream]: Expected `float` >= 0.0 - at `$.unread_expiry`"),
         ("[stream]\nunread_expiry = inf", "[stream]: Expected `float` <= 86400.0 - at `$.unread_expiry`"),
         ("tasks = 3", "tasks is no table; write it as [tasks]"),

@@ -254,3 +254,37 @@ def _alike(one: Asked, other: Asked) -> bool:
     """Whether two requests come to the same, but for the ids of their tasks."""
     task = msgspec.structs.replace(one.task, task_id=other.task.task_id)
     return msgspec.structs.replace(one, task=task) == other
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ('"temperature": 1e999', "temperature"),
+        ('"logit_bias": {"5": 1e999}', "logit_bias"),
+        ('"extra": {"deep": [1e999]}', "extra"),
+        ('"metadata": {"a": 1e999}', None),
+    ],
+)
+def test_a_number_that_no_float_holds_has_its_field(field: str, param: str | None) -> None:
+    """It is found while the JSON is read, and named nevertheless, unless it stands in what is passed over."""
+    with pytest.raises(BadRequest) as caught:
+        read_chat(f'{{"model": "chat", "messages": [], {field}}}'.encode(), "c-1")
+
+    assert caught.value.param == param
+    assert "Number out of range; give one that a 64-bit number holds" in caught.value.error.message
+
+
+def test_a_choice_is_refused_with_what_it_may_be() -> None:
+    """Roles, types of parts and words of a parameter."""
+    for facts, told in (
+        (
+            {"messages": [{"role": "function"}]},
+            "messages[0].role: Invalid enum value 'function'; give one of: assistant,",
+        ),
+        ({"response_format": {"type": "grammar"}}, "; give one of: text, json_object, json_schema"),
+        ({"service_tier": "fast"}, "; give one of: auto, default, flex, priority, scale"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            chat(**facts)
+
+        assert told in caught.value.error.message

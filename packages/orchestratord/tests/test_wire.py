@@ -48,6 +48,24 @@ def test_a_task_without_a_correlation_id_gets_one() -> None:
     assert task.correlation_id == "c-1"
 
 
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"priority": "high"}, "'high' - at `$.priority`; give one of: batch, interactive"),
+        ({"messages": [{"role": "function"}]}, "; give one of: assistant, developer, system, tool, user"),
+        ({"sampling": {"temperature": "0"}}, "at `$.sampling.temperature`; give a number"),
+        ({"sampling": {"temprature": 0}}, "unknown field `temprature` - at `$.sampling`; it may have: temperature, "),
+        ({"n": 2}, "unknown field `n`; it may have: task_id, "),
+    ],
+)
+def test_what_is_allowed_is_named(facts: dict[str, object], told: str) -> None:
+    """A value or a field that no task has is refused with those that it may have."""
+    with pytest.raises(AdapterError) as caught:
+        read_submission(msgspec.json.encode({"pool_id": "chat", **facts}), "c-1")
+
+    assert told in caught.value.message
+
+
 @pytest.mark.parametrize("body", [{"prompt": ""}, {"prompt": "a", "seed": -1}, {"prompt": "a", "replica_id": "\n"}])
 def test_a_task_is_checked(body: dict[str, object]) -> None:
     """What the boundary does not take is refused in its own words."""

@@ -10,6 +10,7 @@ import msgspec
 from llama_orch_adapter_api import Secret
 from llama_orch_adapter_host import ConfigError, resolve_secret
 
+from ._mends import with_mend
 from ._queue import Policy
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -213,7 +214,7 @@ def _table(name: str, table: object, settings: type[S], folder: Path) -> S:
     try:
         return msgspec.convert(table, settings, dec_hook=lambda kind, value: _file(kind, value, folder))
     except msgspec.ValidationError as error:
-        raise ConfigError([f"[{name}]: {error}"]) from None
+        raise ConfigError([f"[{name}]: {with_mend(str(error), settings)}"]) from None
 
 
 def _unknown(where: str, table: Mapping[str, object], settings: type[msgspec.Struct]) -> list[str]:

@@ -22,6 +22,7 @@ from llama_orch_adapter_api import (
     one_line,
 )
 
+from ._mends import mend_of
 from ._openai_errors import Unfit
 from ._openai_wire import (
     AnyObject,
@@ -119,7 +120,7 @@ def read_completion(body: bytes, correlation_id: str) -> Asked:
 
 def _read(body: bytes, kind: type[T]) -> T:
     try:
-        sent = msgspec.json.decode(body)
+        sent = _decoded(body, kind)
         if not isinstance(sent, dict):
             raise BadRequest("the body is no JSON object", None)
         _check_known((name for name, value in sent.items() if value is not None), kind)
@@ -129,7 +130,16 @@ def _read(body: bytes, kind: type[T]) -> T:
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8; send it as UTF-8", None) from None
     except ValueError as error:
-        raise _unread(str(error)) from None
+        raise _unread(str(error), kind) from None
+
+
+def _decoded(body: bytes, kind: type) -> object:
+    """The body as it is. What is wrong with a value is told with its place, which takes knowing what it should be."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.ValidationError:
+        msgspec.json.decode(body, type=kind)
+        raise
 
 
 def _check_known(given: Iterable[str], kind: type) -> None:
@@ -145,14 +155,14 @@ def _refuse(condition: bool, param: str, why: str) -> None:  # noqa: FBT001  # r
         raise BadRequest(f"{param} {why}", param)
 
 
-def _unread(why: str) -> BadRequest:
+def _unread(why: str, kind: type) -> BadRequest:
     """What msgspec says of a value, as a refusal that names the place."""
     found = _PLACE.search(why)
     missing = re.search(r"missing required field `(\w+)`", why)
-    place = found[1] if found else ""
+    place = found[1].partition("[...]")[0] if found else ""  # below that msgspec knows no names
     if missing:
         place = f"{place}.{missing[1]}".lstrip(".")
-    told = _PLACE.sub("", why)
+    told = _PLACE.sub("", why) + mend_of(why, kind)
     return BadRequest(f"{place}: {told}" if place else f"the body cannot be read: {told}", place or None)
 
 

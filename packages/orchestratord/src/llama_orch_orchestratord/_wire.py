@@ -5,6 +5,8 @@ from typing import Literal
 import msgspec
 from llama_orch_adapter_api import AdapterError, End, Error, Metrics, Started, TaskRequest, Token, one_line
 
+from ._mends import with_mend
+
 State = Literal["queued", "running", "ended"]
 
 _LONGEST = 400
@@ -118,7 +120,7 @@ def read_submission(body: bytes, correlation_id: str) -> tuple[str, TaskRequest]
     except UnicodeDecodeError:  # a ValueError, whose words are not for people
         raise _bad("it is not UTF-8; send it as UTF-8") from None
     except ValueError as error:
-        raise _bad(str(error)) from None
+        raise _bad(with_mend(str(error), Submission)) from None
 
 
 def _bad(why: str) -> AdapterError:
