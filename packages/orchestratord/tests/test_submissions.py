@@ -78,11 +78,13 @@ async def test_a_correlation_id_goes_all_the_way() -> None:
         _, body, headers = await client.post({"pool_id": "chat", "prompt": "a"}, **{"X-Correlation-Id": "shop-7"})
         async with client.open(body["task_id"]) as stream:
             await stream.read()
-        _, _, own = await client.post({"pool_id": "chat", "prompt": "a", "correlation_id": "mine"})
+        task = {"pool_id": "chat", "prompt": "a", "correlation_id": "mine"}
+        _, _, own = await client.post(task, **{"X-Correlation-Id": "shop-8"})
+        _, _, refused = await client.post({**task, "pool_id": "nope", "correlation_id": "für mich"})
         _, _, bad = await client.post({"pool_id": "nope", "prompt": "a"}, **{"X-Correlation-Id": "a b" * 99})
 
-    assert headers["X-Correlation-Id"] == "shop-7"
+    assert [each["X-Correlation-Id"] for each in (headers, own, refused)] == ["shop-7", "mine", "für mich"]
     assert [task.correlation_id for task in engine.begun] == ["shop-7", "mine"]
-    made = {each["X-Correlation-Id"] for each in (own, bad, stream.headers)}
-    assert len(made) == 3
+    made = {each["X-Correlation-Id"] for each in (bad, stream.headers)}
+    assert len(made) == 2
     assert all(len(each) == 36 for each in made)

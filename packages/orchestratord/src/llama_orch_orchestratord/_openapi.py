@@ -27,7 +27,7 @@ _HEADERS = {
     "WWW-Authenticate": "Bearer",
     "X-Accel-Buffering": "no: what stands between hands each event on at once.",
     "X-Backoff-Ms": "Milliseconds after which to come again, where that is known.",
-    "X-Correlation-Id": "As it was sent, or made.",
+    "X-Correlation-Id": "A task's own `correlation_id`; else as it was sent, or made.",
     "X-Request-Id": "The task that the request was.",
     "X-Should-Retry": "true or false: whether to come again, which OpenAI's clients heed.",
 }

@@ -61,9 +61,11 @@ async def _read_task(request: web.Request) -> tuple[str, TaskRequest]:
     if request.content_type != JSON:
         raise invalid(f"the body is no {JSON}; send it with that Content-Type", status=415)
     try:
-        return read_submission(await request.read(), request[CORRELATION])
+        pool_id, task = read_submission(await request.read(), request[CORRELATION])
     except AdapterError as error:
         raise Refusal(400, error) from None
+    request[CORRELATION] = task.correlation_id or request[CORRELATION]  # the task's own is that of its records
+    return pool_id, task
 
 
 async def _view(request: web.Request) -> web.Response:
