@@ -90,6 +90,14 @@ def test_a_pause_is_bounded():
     assert gate.refuses(0.0, 0) == Refusal("paused", PAUSE)
 
 
+def test_a_pause_is_never_too_short_to_be_one():
+    """A replica that asks for next to nothing is left alone as one that asks for nothing: no task knocks in a loop."""
+    gate = gate_of()
+    use(gate, overloaded(0.001), 0.0)
+
+    assert gate.refuses(0.0, 0) == Refusal("paused", PAUSE)
+
+
 def test_a_later_push_back_does_not_shorten_a_pause():
     """Of two tasks that were pushed back together, the one that heard the longer time is heeded."""
     gate = gate_of()

@@ -14,7 +14,7 @@ from ._retry import RetryPolicy
 Refused = Literal["draining", "down", "loading", "open", "paused", "full"]
 
 PAUSE = 0.25
-"""Seconds that a replica is left alone which pushed back without saying for how long."""
+"""Seconds that a replica is left alone at least which pushed back, whether it said for how long or not."""
 
 ASKING = 1.0
 """Seconds after which to ask again for a replica whose breaker's span is over and whose health has not answered yet."""
@@ -110,7 +110,7 @@ class Gate:
                 self.ill_set_up.clear()
             return None
         if effect.readiness == "paused":
-            pause = min(ending.retry_after or PAUSE, max(self.patience, PAUSE))
+            pause = max(PAUSE, min(ending.retry_after or PAUSE, self.patience))
             self.paused_until = max(self.paused_until, now + pause)
         was = self.health.belief
         return was if effect.readiness == "loading" and self.health.loads(one_line(ending.message)) else None
