@@ -223,7 +223,7 @@ async def serving(
 ) -> AsyncIterator[Client]:
     """These engines as the replicas of the pool `chat`, or as a file of pools says.
 
-    `told`: handlers are cancelled when their client leaves. `later` are engines for what is rebound.
+    `told`: handlers are cancelled when their client leaves. `later` are engines for what is bound or rebound.
     """
     plugins = plugins_of(*engines, *later)
     host = AdapterHost(plugins=plugins) if file is None else AdapterHost.from_config(file, plugins)

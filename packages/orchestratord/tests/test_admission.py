@@ -176,6 +176,81 @@ async def test_an_engine_that_pushes_back_is_left_alone_for_as_long_as_it_asks()
 
 
 @virtual
+async def test_a_replica_that_pushes_back_holds_up_no_other() -> None:
+    """What one replica asks for is its own affair: another one that is idle gets the next task at once."""
+    told = [PoolUnavailable("busy", detail="overloaded", retry_after=600.0)]
+    busy, idle = Engine(lambda _: told, slots=1), Engine(words(10, 0.1), slots=1)
+    async with serving(busy, idle, policy=PoolPolicy(max_in_flight=1)) as client:
+        began = asyncio.get_running_loop().time()
+        sent = [await client.send() for _ in range(4)]
+        for task_id in sent:
+            assert shape(await client.read(task_id))[-1] == "end"
+        took = asyncio.get_running_loop().time() - began
+
+    assert took == pytest.approx(4.0, abs=0.2)  # one after the other, without a pause between
+    assert len(busy.begun) == 1
+
+
+@virtual
+async def test_a_replica_that_asks_for_an_hour_is_asked_again_sooner() -> None:
+    """A pool's only replica is sent tasks again after its pool's patience, whatever it asked for."""
+    said = iter([PoolUnavailable("busy", detail="overloaded", retry_after=3600.0)])
+    engine = Engine(lambda task: [*said] or words()(task))
+    async with serving(engine) as client:
+        began = asyncio.get_running_loop().time()
+        assert shape(await client.read(await client.send()))[-1] == "end"
+
+    assert 30.0 <= asyncio.get_running_loop().time() - began < 34.0
+
+
+@virtual
+async def test_a_new_replica_ends_a_pause() -> None:
+    """What waits for a replica that asked for time goes to one that is bound meanwhile."""
+    busy = Engine(lambda _: [PoolUnavailable("busy", detail="overloaded", retry_after=20.0)])
+    fresh = Engine(words())
+    async with serving(busy, later=(fresh,)) as client:
+        task_id = await client.send(max_attempts=1)
+        await asyncio.sleep(2)
+        client.host.bind("chat", "words", {}, replica_id="new")
+        began = asyncio.get_running_loop().time()
+        assert shape(await client.read(task_id))[-1] == "end"
+
+    assert asyncio.get_running_loop().time() - began < 0.5
+
+
+@virtual
+async def test_a_stand_in_that_is_free_again_ends_a_pause() -> None:
+    """What waits for a pool that asked for time goes to its fallback pool as soon as that has room."""
+    busy = Engine(lambda _: [PoolUnavailable("busy", detail="overloaded", retry_after=20.0)])
+    other = Engine(words(5, 1.0))
+    async with serving(busy, later=(other,), policy=PoolPolicy(fallback=("other",))) as client:
+        client.host.bind("other", "words", {}, policy=PoolPolicy(max_in_flight=1))
+        first = await client.send(pool_id="other")
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        assert shape(await client.read(await client.send(max_attempts=1)))[-1] == "end"
+        took = asyncio.get_running_loop().time() - began
+        await client.read(first)
+
+    assert took == pytest.approx(9.0, abs=0.2)
+
+
+@virtual
+@pytest.mark.parametrize("detail", ["overloaded", "at_capacity", "loading"])
+@pytest.mark.parametrize("retry_after", [None, 0.0, 0.001])
+async def test_an_engine_that_pushes_back_is_not_knocked_at_in_a_loop(detail: str, retry_after: float | None) -> None:
+    """However little it asks for, no replica is sent a task more often than every quarter of a second."""
+    told = [PoolUnavailable("busy", detail=detail, retry_after=retry_after)]
+    engines = [Engine(lambda _: told, slots=1) for _ in range(2)]
+    async with serving(*engines) as client:
+        await client.send(max_attempts=1)
+        await asyncio.sleep(20)
+        counts = [len(engine.begun) for engine in engines]
+
+    assert all(8 <= count <= 4 * 20 + 1 for count in counts), counts
+
+
+@virtual
 async def test_a_task_waits_for_a_pool_that_loads() -> None:
     """A model that is being loaded is no failure: the task starts as soon as it is ready."""
     engine = Engine(words(1))

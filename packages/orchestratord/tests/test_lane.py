@@ -29,40 +29,48 @@ def test_no_more_start_than_there_are_slots() -> None:
 
 
 def test_nothing_starts_in_a_pause() -> None:
-    """A pause that was asked for is kept, whatever ends or changes meanwhile."""
+    """A pause is over when its time is, or when the pool was seen to take tasks again, whatever was asked for."""
     first, second = job(), job()
     lane = lane_of(first, second)
-    lane.next(0.0, 2)
     lane.pause(5.0, 0.0, spread=0.0)
-    lane.left(first, 1.0)
-    lane.stir(1.0)
+    starts = [lane.next(4.9, 2), lane.next(5.0, 2)]
+    lane.pause(30.0, 6.0, spread=0.0)
+    starts.append(lane.next(7.0, 2))
+    lane.open(7.0)
 
-    assert lane.next(4.9, 2) is None
-    assert lane.next(5.0, 2) is second
+    assert [*starts, lane.next(7.0, 2)] == [None, first, None, second]
 
 
-def test_a_guessed_pause_grows_and_ends_early() -> None:
-    """Where nobody said how long, each pause is twice the one before, up to 5 s, and a slot that frees ends it."""
+def test_the_last_look_at_a_pool_says_how_long_it_pauses() -> None:
+    """A later look may shorten a pause: another replica will take tasks sooner."""
+    lane = lane_of()
+    lane.pause(30.0, 0.0, spread=0.0)
+    lane.pause(2.0, 1.0, spread=0.0)
+
+    assert lane.paused_until == 3.0
+
+
+def test_a_guessed_pause_grows() -> None:
+    """Where nobody knows how long, each pause is twice the one before, up to 5 s; looks within one change nothing."""
     lane = lane_of(job())
     spans = []
     for now in range(0, 1000, 100):
         lane.pause(None, float(now), spread=0.0)
+        lane.pause(None, now + 0.1, spread=0.0)
         spans.append(lane.paused_until - now)
-    lane.stir(901.0)
 
     assert spans == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0]
-    assert lane.next(901.0, 1) is not None
 
 
-def test_a_flowing_pool_forgets_its_pauses() -> None:
-    """After a task was taken, the next pause is a short one again."""
+def test_a_pool_that_opened_forgets_its_pauses() -> None:
+    """After it was seen to take tasks, the next pause is a short one again."""
     lane = lane_of()
-    for _ in range(4):
-        lane.pause(None, 0.0, spread=0.0)
-    lane.flows(job(), 1.0)
-    lane.pause(None, 100.0, spread=1.0)
+    for now in range(4):
+        lane.pause(None, now * 100.0, spread=0.0)
+    lane.open(400.0)
+    lane.pause(None, 500.0, spread=1.0)
 
-    assert lane.paused_until == 100.125
+    assert lane.paused_until == 500.125
 
 
 def test_those_pushed_back_keep_their_order() -> None:
@@ -87,6 +95,20 @@ def test_equals_pushed_back_keep_their_order() -> None:
         lane.put_back(each)
 
     assert [lane.next(1.0, 9) for _ in range(3)] == jobs
+
+
+def test_one_pushed_back_late_keeps_its_order() -> None:
+    """Though others flow meanwhile, a task that came later than those that were put back waits behind them."""
+    jobs = [job(float(i)) for i in range(5)]
+    lane = lane_of(*jobs)
+    for _ in range(4):
+        lane.next(0.0, 4)
+    lane.put_back(jobs[0])
+    lane.put_back(jobs[2])
+    lane.flows(jobs[1], 1.0)
+    lane.put_back(jobs[3])
+
+    assert [lane.next(1.0, 9) for _ in range(4)] == [jobs[0], jobs[2], jobs[3], jobs[4]]
 
 
 def test_a_start_is_predicted() -> None:

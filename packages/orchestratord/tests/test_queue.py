@@ -133,3 +133,14 @@ def test_one_that_was_refused_elsewhere_keeps_its_turn():
     assert list(queue) == ["a", "b", "c"]
     with pytest.raises(QueueFullError, match="3 tasks wait, of 2 that may"):
         queue.put("d", "interactive")
+
+
+def test_those_that_came_before_stay_before():
+    """What is put back stands behind those at the head that came before it, and before all others."""
+    queue = PoolQueue[int](9)
+    for item in (4, 6, 1):
+        queue.put(item, "batch")
+
+    queue.put_back(5, "batch", lambda other: other < 5)
+
+    assert list(queue) == [4, 5, 6, 1]

@@ -6,7 +6,14 @@ from typing import Any, Protocol
 
 from llama_orch_adapter_api import End, PoolUnavailable, WorkerError, get_logger
 from llama_orch_adapter_host import AdapterHost
-from llama_orch_adapter_host.events import Event, HostEvent, ReplicaEvent, TaskEnded
+from llama_orch_adapter_host.events import (
+    AdapterCounted,
+    AdapterSpoke,
+    Event,
+    HostEvent,
+    ReplicaEvent,
+    TaskEnded,
+)
 
 from ._config import AdmissionSettings
 from ._counts import Counts, Loss
@@ -127,24 +134,23 @@ class Dispatch:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whatever changes a replica may let a task start that waits, and so may the end of another one."""
-        return issubclass(kind, ReplicaEvent | TaskEnded)
+        return issubclass(kind, ReplicaEvent | TaskEnded) and not issubclass(kind, AdapterSpoke | AdapterCounted)
 
     def __call__(self, event: HostEvent) -> None:
-        """A replica changed, or is done with a task: look again what may start, in the loop's next turn."""
-        lane = self.lanes.get(event.pool_id)
-        if lane is None:
-            return
+        """A replica changed, or is done with a task: look again what may start, in the loop's next turn.
+
+        Also in other pools that take nothing: this one may stand in for them.
+        """
         now = self._loop.time()
         if isinstance(event, TaskEnded):
             job = self._streaming.get(event.task_id)
-            if job is None or event.refused:
-                return
-            lane.free(job, now)  # though its client may not have taken all: that can last
-        elif lane.queue:
-            lane.stir(now)
+            if job is not None and not event.refused:
+                self._lane(job.pool_id).free(job, now)  # though its client may not have taken all: that can last
+        else:
             self._slots.forget()
-        if lane.queue and not self.stopping:
-            self._wakes.arm(lane, now, self._dispatch)
+        for lane in self.lanes.values():
+            if lane.queue and (lane.pool_id == event.pool_id or now < lane.paused_until) and not self.stopping:
+                self._wakes.arm(lane, now, self._dispatch)
 
     # --- the end
 
@@ -190,12 +196,18 @@ class Dispatch:
         return lane.forecast.backoff(lane.queue.room, self._slots.of(lane.pool_id), self._chance(), pause)
 
     def _dispatch(self, lane: Lane) -> None:
-        """Start what may start; where the pool takes nothing now, come again when its pause is over."""
+        """Start what may start; where the pool takes nothing now, come again when it may.
+
+        That is the host's to say, which knows it of each replica: one that pushed back holds nobody up who may go to
+        another one.
+        """
         now = self._loop.time()
         while lane.queue and not self.stopping:
             refusal = self._host.refusal(lane.pool_id)
-            if now >= lane.paused_until and refusal is not None and refusal.detail in _PUSH_BACKS:
-                lane.pause(refusal.retry_after, now, self._chance())
+            if refusal is not None and refusal.detail in _PUSH_BACKS:
+                lane.pause(_until_open(refusal), now, self._chance())
+                break
+            lane.open(now)
             gone = refusal is not None and refusal.detail in _GONE
             job = lane.next(now, len(lane.running) + 1 if gone else self._slots.of(lane.pool_id))
             if job is None:
@@ -217,7 +229,7 @@ class Dispatch:
             outcome: End | WorkerError = await self._pump(job, lane)
         except WorkerError as error:
             if _pushes_back(error) and not job.hushed and not self.stopping:
-                self._push_back(job, lane, error)
+                self._push_back(job, lane)
                 return
             outcome = error
         except asyncio.CancelledError:
@@ -230,8 +242,7 @@ class Dispatch:
             job.stream = None
             self._streaming.pop(job.task_id, None)
         self._over(job, outcome)
-        lane.stir(self._loop.time())  # the adapter has let go, too: the host may have counted it up to now
-        self._dispatch(lane)
+        self._dispatch(lane)  # the adapter has let go, too: the host may have counted it up to now
 
     async def _pump(self, job: Job, lane: Lane) -> End:
         """Every event from the host to whoever reads, at the reader's pace: the way of each token."""
@@ -250,11 +261,10 @@ class Dispatch:
                     await job.tell(event)
         return CANCELLED
 
-    def _push_back(self, job: Job, lane: Lane, error: WorkerError) -> None:
-        """The pool has no place for a task that was started: it waits again, at the head."""
+    def _push_back(self, job: Job, lane: Lane) -> None:
+        """The replica that was to do it has no place for a task: it waits again, at the head, for that or another."""
         job.started = None
         lane.put_back(job)
-        lane.pause(error.retry_after, self._loop.time(), self._chance())
         self._watch.put_back(job)
         self._dispatch(lane)
 
@@ -274,6 +284,11 @@ class Dispatch:
     def _lose(self, job: Job, outcome: WorkerError, why: Loss) -> None:
         self._counts.of(job.pool_id).dropped[why] += 1
         self._over(job, outcome)
+
+
+def _until_open(refusal: PoolUnavailable) -> float | None:
+    """Seconds after which a pool takes tasks again; None where nobody knows, since a stream that ends may do it."""
+    return None if refusal.detail == "at_capacity" else refusal.retry_after
 
 
 def _pushes_back(error: WorkerError) -> bool:

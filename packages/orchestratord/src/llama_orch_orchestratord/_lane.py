@@ -1,6 +1,5 @@
 """What runs and waits of one pool, and when the next task may start. Pure: moments and chance are handed in."""
 
-import bisect
 from collections import Counter
 from itertools import chain
 
@@ -12,7 +11,7 @@ from ._queue import Policy, PoolQueue
 from ._recent import Recent
 
 _PAUSE = 0.25
-"""Seconds that a pool is sent nothing after it pushed back without saying for how long; doubled each time."""
+"""Seconds after which to look again at a pool that takes nothing, nobody knows for how long; doubled each time."""
 
 _LONGEST_PAUSE = 5.0
 _SHORTEST_PAUSE = 0.05
@@ -36,9 +35,7 @@ class Lane:
         self.paused_until = 0.0
         self._freed: set[Job] = set()  # their engines are done, their clients are not
         self._told = 0  # by tasks that are over
-        self._guessed = False  # nobody said how long to pause
-        self._pushes = 0  # in a row
-        self._returned: list[Job] = []
+        self._guesses = 0  # in a row, of how long it will take nothing
 
     def next(self, now: float, slots: int) -> Job | None:
         """The task that may start now, which has a slot from now on."""
@@ -55,42 +52,42 @@ class Lane:
         return self._told + sum(job.told for job in chain(self.running, self._freed))
 
     def flows(self, job: Job, now: float) -> None:
-        """A task got its first token: whatever held the pool is over."""
+        """A task got its first token."""
         self.first_tokens.add(now, now - job.admitted)
-        self._pushes = 0
-        self._returned.clear()
 
-    def pause(self, retry_after: float | None, now: float, spread: float) -> None:
-        """Send nothing for as long as was asked, else for a while that grows, shortened by `spread` from 0 to 1."""
-        self._guessed = retry_after is None
-        if retry_after is None:
-            retry_after = min(_LONGEST_PAUSE, _PAUSE * 2.0**self._pushes) * (1 - spread / 2)
-        self._pushes = min(self._pushes + 1, 16)
-        self.paused_until = max(self.paused_until, now + max(_SHORTEST_PAUSE, retry_after))
+    def pause(self, seconds: float | None, now: float, spread: float) -> None:
+        """The pool takes nothing now, as was just seen, and may again after so long.
 
-    def stir(self, now: float) -> None:
-        """Something changed: where nobody said how long to pause, it is worth to try again."""
-        if self._guessed:
-            self.paused_until = now
+        None, where nobody knows: to be looked at after a while that grows, shortened by `spread` from 0 to 1.
+        """
+        if seconds is not None:
+            self._guesses = 0
+        elif self._guesses and now < self.paused_until:
+            return
+        else:
+            seconds = min(_LONGEST_PAUSE, _PAUSE * 2.0**self._guesses) * (1 - spread / 2)
+            self._guesses = min(self._guesses + 1, 16)
+        self.paused_until = now + max(_SHORTEST_PAUSE, seconds)
+
+    def open(self, now: float) -> None:
+        """The pool takes tasks, as was just seen."""
+        self.paused_until = now
+        self._guesses = 0
 
     def put_back(self, job: Job) -> None:
         """A task was pushed back: it waits where it did. Several that are keep the order in which they came."""
         job.freed = None
         self.running.discard(job)
-        self._returned = [each for each in self._returned if each in self.queue]
-        bisect.insort(self._returned, job, key=lambda one: one.admitted)
-        for each in reversed(self._returned):
-            self.queue.put_back(each, each.priority)
+        self.queue.put_back(job, job.priority, lambda other: other.admitted <= job.admitted)
 
     def free(self, job: Job, now: float) -> None:
-        """A task's slot is free. It may be the one that was missing."""
+        """A task's slot is free."""
         if job in self.running:
             self.running.discard(job)
             self._freed.add(job)
             job.freed = now
             if job.started is not None:
                 self.forecast.served(now - job.started)
-            self.stir(now)
 
     def left(self, job: Job, now: float) -> None:
         """A task is over, and its slot is free."""

@@ -1,8 +1,8 @@
 """What waits for a pool: bounded, interactive before batch, first come first served within each."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from itertools import chain
+from collections.abc import Callable, Hashable, Iterator
+from itertools import chain, islice, takewhile
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -54,11 +54,16 @@ class PoolQueue(Generic[T]):
         self._line(priority)[item] = None
         return dropped
 
-    def put_back(self, item: T, priority: Priority) -> None:
-        """Let an item that was taken wait at the head of its priority, as it did before, however full the queue is."""
+    def put_back(self, item: T, priority: Priority, precedes: Callable[[T], bool] = lambda _: False) -> None:
+        """Let an item that was taken wait at the head of its priority, as it did before, however full the queue is.
+
+        Of others at the head, those that `precedes` says came before it stay before it.
+        """
         line = self._line(priority)
         line[item] = None
         line.move_to_end(item, last=False)
+        for earlier in reversed(tuple(takewhile(precedes, islice(line, 1, None)))):
+            line.move_to_end(earlier, last=False)
 
     def take(self) -> T | None:
         """The next item, which waits no longer; None where nothing waits."""
