@@ -1,6 +1,7 @@
 """Which tasks are taken in, in what order they run, and what the others are told."""
 
 import asyncio
+import json
 
 import pytest
 from llama_orch_adapter_api import (
@@ -18,6 +19,7 @@ from llama_orch_adapter_host import BreakerPolicy, PoolPolicy
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
     Engine,
+    Script,
     forever,
     serving,
     shape,
@@ -248,6 +250,117 @@ async def test_an_engine_that_pushes_back_is_not_knocked_at_in_a_loop(detail: st
         counts = [len(engine.begun) for engine in engines]
 
     assert all(8 <= count <= 4 * 20 + 1 for count in counts), counts
+
+
+def _pushing(times: int, retry_after: float | None = None) -> Script:
+    """Pushes back so many tasks, then takes them."""
+    left = iter(range(times))
+
+    def script(task: TaskRequest) -> list[TokenEvent | float | WorkerError]:
+        if next(left, None) is None:
+            return words()(task)
+        return [PoolUnavailable("busy", detail="overloaded", retry_after=retry_after)]
+
+    return script
+
+
+@virtual
+@pytest.mark.parametrize("retry_after", [None, 0.0, 40.0])
+async def test_a_pinned_task_that_is_pushed_back_holds_up_nobody(retry_after: float | None) -> None:
+    """Others go past a task whose own replica has no place for it, and it starts there as soon as there is one."""
+    idle, busy = Engine(words(3, 0.01)), Engine(_pushing(8, retry_after))
+    async with serving(idle, busy) as client:
+        pinned = await client.send(replica_id="1", max_attempts=1)
+        await asyncio.sleep(0.5)
+        began = asyncio.get_running_loop().time()
+        for _ in range(8):
+            await client.read(await client.send(replica_id="0"))
+        took = asyncio.get_running_loop().time() - began
+        place = json.loads((await client.get(f"/v1/tasks/{pinned}"))[1])
+        found = await client.read(pinned)
+
+    assert took < 1
+    assert (place["state"], place["queue_position"]) == ("queued", 0)
+    assert shape(found)[-1] == "end"
+    assert len(busy.begun) == 9
+
+
+@virtual
+async def test_a_pinned_task_starts_when_its_replica_has_loaded() -> None:
+    """That others are served from elsewhere meanwhile changes nothing of it."""
+    idle, loads = Engine(words(3, 0.01)), Engine(words())
+    async with serving(idle, loads) as client:
+        loads.told = LOADING
+        await until(lambda: any(each.health == "loading" for each in client.host.status()), within=100)
+        pinned = await client.send(replica_id="1")
+        await asyncio.sleep(60)
+        for _ in range(3):
+            await client.read(await client.send())
+        assert loads.begun == []
+        loads.told = READY
+        await until(lambda: all(each.health == "ready" for each in client.host.status()), within=100)
+        began = asyncio.get_running_loop().time()
+        assert shape(await client.read(pinned))[-1] == "end"
+
+    assert asyncio.get_running_loop().time() - began < 0.1
+
+
+@virtual
+async def test_pinned_tasks_share_their_replica_in_turn() -> None:
+    """Each starts as the one before has left, though the pool has slots elsewhere all the while."""
+    idle, one = Engine(words(3, 0.01)), Engine(words(5, 1.0))
+    async with serving(idle, one, policy=PoolPolicy(max_in_flight=1)) as client:
+        began = asyncio.get_running_loop().time()
+        pinned = [await client.send(replica_id="1") for _ in range(3)]
+        await client.read(await client.send())
+        passed = asyncio.get_running_loop().time() - began
+        for task_id in pinned:
+            assert shape(await client.read(task_id))[-1] == "end"
+        took = asyncio.get_running_loop().time() - began
+
+    assert passed < 0.5
+    assert took == pytest.approx(15.0, abs=0.3)
+    assert [task.task_id for task in one.begun] == pinned
+
+
+@virtual
+async def test_a_parked_task_is_told_that_its_replica_is_gone() -> None:
+    """It waits for nothing that will not come."""
+    idle, busy = Engine(words()), Engine(_pushing(1000))
+    async with serving(idle, busy) as client:
+        pinned = await client.send(replica_id="1", max_attempts=1)
+        await asyncio.sleep(10)
+        await client.host.drain("chat", "1")
+        began = asyncio.get_running_loop().time()
+        found = await client.read(pinned)
+
+    assert shape(found) == ["error"]
+    assert asyncio.get_running_loop().time() - began < 0.1
+
+
+@virtual
+async def test_a_parked_task_is_as_late_droppable_and_cancellable_as_any_other() -> None:
+    """Its deadline passes, a newer one takes its place, somebody cancels it: each at once, and it is never sent."""
+    idle, busy = Engine(words(3, 0.01), slots=1), Engine(_pushing(1000, 20.0), slots=1)
+    toml = '[admission]\nqueue = 3\npolicy = "drop-lru"'
+    async with serving(idle, busy, toml=toml) as client:
+        late = await client.send(replica_id="1", max_attempts=1, deadline_ms=3000)
+        cancelled = await client.send(replica_id="1", max_attempts=1)
+        oldest = await client.send(replica_id="1", max_attempts=1)
+        await asyncio.sleep(1)
+        sent = len(busy.begun)
+        assert await client.cancel(cancelled) == 204
+        began = asyncio.get_running_loop().time()
+        assert shape(await client.read(late)) == ["error"]
+        waited = asyncio.get_running_loop().time() - began
+        for _ in range(3):
+            await client.send(replica_id="1", max_attempts=1)
+        dropped = await client.read(oldest)
+        assert shape(await client.read(cancelled)) == ["end"]
+
+        assert waited == pytest.approx(2.0, abs=0.1)
+        assert "drop-lru" in dropped[0].data["message"]
+        assert len(busy.begun) == sent
 
 
 @virtual

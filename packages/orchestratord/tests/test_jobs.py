@@ -107,9 +107,12 @@ class Story:
 
     async def live(self) -> None:
         engine = Engine(self.chance.script, slots=self.dice.choice([1, 2, 4]))
+        other = Engine(self.chance.script, slots=self.dice.choice([1, 2]))
         toml = TOML + f"cancel_on_disconnect = {self.dice.choice(['true', 'false'])}"
-        async with AdapterHost(plugins=plugins_of(engine)) as host:
-            host.bind("chat", "words", {}, policy=PoolPolicy(max_in_flight=self.dice.choice([None, 2])))
+        async with AdapterHost(plugins=plugins_of(engine, other)) as host:
+            policy = PoolPolicy(max_in_flight=self.dice.choice([None, 2]))
+            for replica_id in self.dice.choice(["0", "01"]):
+                host.bind("chat", "words", {}, replica_id=replica_id, policy=policy)
             jobs = Jobs(host, settings(toml), self.dice.random)
             forget = host.observe(jobs.dispatch)
             async with asyncio.TaskGroup() as clients:
@@ -117,7 +120,7 @@ class Story:
                     clients.create_task(self._client(jobs))
                     await asyncio.sleep(self.dice.choice([0, 0.3, 2.0]))
             await asyncio.sleep(500)
-            self._check(jobs, engine)
+            self._check(jobs, engine, other)
             await jobs.aclose(drain=0)
             forget()
 
@@ -126,6 +129,7 @@ class Story:
             prompt="a",
             priority=self.dice.choice(["interactive", "batch"]),
             deadline_ms=self.dice.choice([None, None, 3000]),
+            replica_id=self.dice.choice([None, None, "0", "1"]),
             max_attempts=1,
         )
         try:
@@ -172,8 +176,8 @@ class Story:
         job.outbox.on_change = None
         await jobs.leave(job)
 
-    def _check(self, jobs: Jobs, engine: Engine) -> None:
-        assert engine.running == 0
+    def _check(self, jobs: Jobs, *engines: Engine) -> None:
+        assert all(engine.running == 0 for engine in engines)
         assert len(jobs) == 0
         assert not jobs.dispatch._errands
         assert all(not lane.running and not lane.queue for lane in jobs.dispatch.lanes.values())

@@ -7,8 +7,8 @@ from llama_orch_orchestratord._lane import Lane
 from llama_orch_orchestratord._outbox import Outbox
 
 
-def job(admitted: float = 0.0) -> Job:
-    return Job("chat", TaskRequest(prompt="a"), Outbox(1, 1), admitted)
+def job(admitted: float = 0.0, replica_id: str | None = None) -> Job:
+    return Job("chat", TaskRequest(prompt="a", replica_id=replica_id), Outbox(1, 1), admitted)
 
 
 def lane_of(*jobs: Job) -> Lane:
@@ -109,6 +109,74 @@ def test_one_pushed_back_late_keeps_its_order() -> None:
     lane.put_back(jobs[3])
 
     assert [lane.next(1.0, 9) for _ in range(4)] == [jobs[0], jobs[2], jobs[3], jobs[4]]
+
+
+def test_others_go_past_a_parked_one() -> None:
+    """A task that waits for its own replica keeps its place, starts nothing, and is in nobody's way."""
+    pinned, second, third = job(0.0, "1"), job(1.0), job(2.0)
+    lane = lane_of(pinned, second, third)
+    lane.next(2.0, 9)
+    lane.put_back(pinned)
+    until = lane.park(pinned, 7.0, 2.0, spread=0.0)
+    places = [lane.position(each) for each in (pinned, second, third)]
+    started = lane.next(2.0, 9)
+    lane.unpark(pinned)
+
+    assert (until, places) == (9.0, [0, 0, 1])
+    assert started is second
+    assert lane.position(third) == 1
+    assert [lane.next(9.0, 9) for _ in range(3)] == [pinned, third, None]
+
+
+def test_parked_ones_are_in_order() -> None:
+    """Each stands behind those that wait before it, parked or not; a predicted start counts those that start."""
+    jobs = [job(0.0), job(1.0, "1"), job(2.0, "1"), job(3.0)]
+    lane = lane_of(*jobs)
+    for each in jobs[1:3]:
+        lane.park(each, None, 3.0, spread=0.0)
+    lane.forecast.served(2.0)
+
+    assert [lane.position(each) for each in jobs] == [0, 1, 2, 1]
+    assert lane.predicted(jobs[3], 3.0, 1) == 2.0
+
+
+def test_a_parked_one_waits_for_no_longer_than_its_replica_may_ask() -> None:
+    """An hour is 30 s; where nobody said how long, each time is twice the one before, up to 5 s."""
+    pinned = job(0.0, "1")
+    lane = lane_of(pinned)
+    asked = lane.park(pinned, 3600.0, 0.0, spread=0.0)
+    pinned.pushes = 0
+
+    assert asked == 30.0
+    assert [lane.park(pinned, None, 0.0, spread=0.0) for _ in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_a_free_slot_is_for_the_first_who_waits_for_one_there() -> None:
+    """Those of other replicas wait on, and so does one whose replica said for how long."""
+    told, elsewhere, first, second = job(0.0, "1"), job(1.0, "0"), job(2.0, "1"), job(3.0, "1")
+    lane = lane_of(told, elsewhere, first, second)
+    nobody = lane.hopeful("1")
+    lane.park(told, 5.0, 3.0, spread=0.0)
+    for each in (elsewhere, second, first):
+        lane.park(each, None, 3.0, spread=0.0)
+
+    assert nobody is None
+    assert lane.parked("1") == [told, first, second]
+    assert lane.hopeful("1") is first
+    assert lane.parked_up_to(first) == [told, first]
+
+
+def test_a_parked_one_that_is_over_is_parked_no_more() -> None:
+    """Whatever ended it."""
+    pinned = job(0.0, "1")
+    lane = lane_of(pinned)
+    lane.park(pinned, None, 0.0, spread=0.0)
+    lane.queue.remove(pinned)
+    pinned.end(CANCELLED, 1.0)
+    lane.left(pinned, 1.0)
+    lane.queue.put(pinned, "interactive")
+
+    assert lane.next(1.0, 1) is pinned
 
 
 def test_a_start_is_predicted() -> None:

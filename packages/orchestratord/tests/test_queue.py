@@ -144,3 +144,15 @@ def test_those_that_came_before_stay_before():
     queue.put_back(5, "batch", lambda other: other < 5)
 
     assert list(queue) == [4, 5, 6, 1]
+
+
+def test_some_may_be_left_out():
+    """Those left out keep their place, and count for nobody."""
+    queue = PoolQueue[str](9)
+    for item in ("a", "b", "c"):
+        queue.put(item, "interactive")
+    queue.put("d", "batch")
+
+    assert [queue.position(item, {"a", "c"}) for item in ("a", "b", "c", "d", "e")] == [0, 0, 1, 1, None]
+    assert [queue.take({"a", "c"}) for _ in range(3)] == ["b", "d", None]
+    assert list(queue) == ["a", "c"]

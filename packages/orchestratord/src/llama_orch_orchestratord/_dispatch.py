@@ -74,6 +74,7 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         self._slots = Slots(host, settings.slots_if_unknown, self._loop.time)
         self._wakes: Timers[Lane] = Timers(self._loop)
+        self._parked: Timers[Job] = Timers(self._loop)
         self._errands: dict[asyncio.Task[None], Job] = {}
         self._streaming: dict[str, Job] = {}  # by id: those that come from the host now
         self.lanes: dict[str, Lane] = {}
@@ -104,7 +105,7 @@ class Dispatch:
 
     def position(self, job: Job) -> int | None:
         """How many of its pool start before it; None where it does not wait."""
-        return self._lane(job.pool_id).queue.position(job)
+        return self._lane(job.pool_id).position(job)
 
     def backoff(self, pool_id: str) -> float:
         """Seconds after which another task is likely to be taken."""
@@ -146,8 +147,10 @@ class Dispatch:
             job = self._streaming.get(event.task_id)
             if job is not None and not event.refused:
                 self._lane(job.pool_id).free(job, now)  # though its client may not have taken all: that can last
-        else:
+                job.ran_at = None if event.stand_in else event.replica_id
+        elif isinstance(event, ReplicaEvent):
             self._slots.forget()
+            self._unpark_all(event)
         for lane in self.lanes.values():
             if lane.queue and (lane.pool_id == event.pool_id or now < lane.paused_until) and not self.stopping:
                 self._wakes.arm(lane, now, self._dispatch)
@@ -158,6 +161,7 @@ class Dispatch:
         """End what waits, let what runs go on for `drain` seconds, then end all. Idempotent."""
         self.stopping = True
         self._wakes.close()
+        self._parked.close()
         for lane in self.lanes.values():
             while (job := lane.queue.take()) is not None:
                 self._lose(job, stopping(lane.pool_id), "stopping")
@@ -186,7 +190,7 @@ class Dispatch:
         start = lane.predicted(job, now, self._slots.of(lane.pool_id))
         return Accepted(
             task_id=job.task_id,
-            queue_position=lane.queue.position(job) or 0,
+            queue_position=lane.position(job) or 0,
             predicted_start_ms=None if start is None else round(start * 1000),
             backoff_ms=round(self._backoff(lane, now) * 1000),
         )
@@ -229,7 +233,7 @@ class Dispatch:
             outcome: End | WorkerError = await self._pump(job, lane)
         except WorkerError as error:
             if _pushes_back(error) and not job.hushed and not self.stopping:
-                self._push_back(job, lane)
+                self._push_back(job, lane, error)
                 return
             outcome = error
         except asyncio.CancelledError:
@@ -242,7 +246,7 @@ class Dispatch:
             job.stream = None
             self._streaming.pop(job.task_id, None)
         self._over(job, outcome)
-        self._dispatch(lane)  # the adapter has let go, too: the host may have counted it up to now
+        self._freed(job, lane)
 
     async def _pump(self, job: Job, lane: Lane) -> End:
         """Every event from the host to whoever reads, at the reader's pace: the way of each token."""
@@ -261,11 +265,39 @@ class Dispatch:
                     await job.tell(event)
         return CANCELLED
 
-    def _push_back(self, job: Job, lane: Lane) -> None:
+    def _push_back(self, job: Job, lane: Lane, error: WorkerError) -> None:
         """The replica that was to do it has no place for a task: it waits again, at the head, for that or another."""
         job.started = None
         lane.put_back(job)
+        if job.replica_id is not None:  # it says nothing of the pool, and nobody needs to wait behind it
+            until = lane.park(job, error.retry_after, self._loop.time(), self._chance())
+            self._parked.arm(job, until, self._retry)
         self._watch.put_back(job)
+        self._dispatch(lane)
+
+    def _retry(self, job: Job) -> None:
+        """A task has waited for its replica for as long as it was to: those before it come first there, too."""
+        lane = self._lane(job.pool_id)
+        for each in lane.parked_up_to(job):
+            self._unpark(each, lane)
+        self._dispatch(lane)
+
+    def _unpark(self, job: Job, lane: Lane) -> None:
+        self._parked.disarm(job)
+        lane.unpark(job)
+
+    def _unpark_all(self, event: ReplicaEvent) -> None:
+        """A replica is another one, or in another state: all that wait for it may find it changed."""
+        lane = self.lanes.get(event.pool_id)
+        if lane is not None:
+            for job in lane.parked(event.replica_id):
+                self._unpark(job, lane)
+
+    def _freed(self, job: Job, lane: Lane) -> None:
+        """The adapter has let go of a task that is over: up to now the host may have counted it."""
+        next_there = None if job.ran_at is None else lane.hopeful(job.ran_at)
+        if next_there is not None:
+            self._unpark(next_there, lane)
         self._dispatch(lane)
 
     def _over(self, job: Job, outcome: End | WorkerError) -> None:
@@ -277,6 +309,7 @@ class Dispatch:
         if job.started is None and isinstance(outcome, WorkerError):
             tell_turned_away(job.pool_id, job.task_id, outcome)
         job.end(outcome, now)
+        self._parked.disarm(job)
         lane.left(job, now)
         self._watch.ended(job)
         self._dispatch(lane)

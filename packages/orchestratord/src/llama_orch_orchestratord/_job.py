@@ -53,8 +53,11 @@ class Job:
         "outbox",
         "pool_id",
         "priority",
+        "pushes",
+        "ran_at",
         "read",
         "reader",
+        "replica_id",
         "started",
         "stream",
         "taken",
@@ -65,6 +68,9 @@ class Job:
         self.pool_id = pool_id
         self.task_id = task.task_id
         self.priority = task.priority
+        self.replica_id = task.replica_id
+        self.pushes = 0  # how often it was pushed back
+        self.ran_at: str | None = None  # the replica that was done with it
         self.deadline = None if task.deadline_ms is None else now + task.deadline_ms / 1000
         self.outbox = outbox
         self.admitted = now

@@ -16,12 +16,18 @@ _PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
 _SHORTEST_PAUSE = 0.05
 
+_PATIENCE = 30.0
+"""Seconds that a pinned task is left waiting at most, whatever its replica asks for."""
+
 
 class Lane:
     """Of one pool. `running` have a slot; a slot is free as soon as the engine is done, whoever still reads.
 
     `ended` counts tasks by how they ended. `first_tokens` and `totals` are how long tasks took since their admission,
     those that ended well.
+
+    A task that is pinned to a replica which has no place for it is parked: it keeps its place in the queue, and those
+    behind it go past, until something changes there or its own time is over.
     """
 
     def __init__(self, pool_id: str, bound: int, policy: Policy) -> None:
@@ -36,12 +42,13 @@ class Lane:
         self._freed: set[Job] = set()  # their engines are done, their clients are not
         self._told = 0  # by tasks that are over
         self._guesses = 0  # in a row, of how long it will take nothing
+        self._parked: dict[Job, float | None] = {}  # for how long its replica asked, None where it did not say
 
     def next(self, now: float, slots: int) -> Job | None:
         """The task that may start now, which has a slot from now on."""
         if now < self.paused_until or len(self.running) >= slots:
             return None
-        job = self.queue.take()
+        job = self.queue.take(self._parked)
         if job is not None:
             self.running.add(job)
         return job
@@ -65,8 +72,8 @@ class Lane:
         elif self._guesses and now < self.paused_until:
             return
         else:
-            seconds = min(_LONGEST_PAUSE, _PAUSE * 2.0**self._guesses) * (1 - spread / 2)
-            self._guesses = min(self._guesses + 1, 16)
+            seconds = _guess(self._guesses, spread)
+            self._guesses += 1
         self.paused_until = now + max(_SHORTEST_PAUSE, seconds)
 
     def open(self, now: float) -> None:
@@ -80,6 +87,36 @@ class Lane:
         self.running.discard(job)
         self.queue.put_back(job, job.priority, lambda other: other.admitted <= job.admitted)
 
+    def park(self, job: Job, seconds: float | None, now: float, spread: float) -> float:
+        """Let a task that was put back wait for its own replica; until when, at most. `seconds` as for `pause`."""
+        self._parked[job] = seconds
+        wait = _guess(job.pushes, spread) if seconds is None else min(seconds, _PATIENCE)
+        job.pushes += 1
+        return now + max(_SHORTEST_PAUSE, wait)
+
+    def unpark(self, job: Job) -> None:
+        """Let it start as all others. For one that is not parked it is nothing."""
+        self._parked.pop(job, None)
+
+    def parked(self, replica_id: str) -> list[Job]:
+        """Those that wait for this replica, the first one first."""
+        if not self._parked:
+            return []
+        return [job for job in self.queue if job in self._parked and job.replica_id == replica_id]
+
+    def parked_up_to(self, job: Job) -> list[Job]:
+        """A parked one, behind those that wait for the same replica and came before it."""
+        alike = self.parked(job.replica_id or "")
+        return alike[: alike.index(job) + 1]
+
+    def hopeful(self, replica_id: str) -> Job | None:
+        """The first of those for whom a slot that is free there may be the one that was missing."""
+        return next((job for job in self.parked(replica_id) if self._parked[job] is None), None)
+
+    def position(self, job: Job) -> int | None:
+        """How many of those that wait start before it; None where it does not wait. Those parked start before none."""
+        return self.queue.position(job, () if job in self._parked else self._parked)
+
     def free(self, job: Job, now: float) -> None:
         """A task's slot is free."""
         if job in self.running:
@@ -91,6 +128,7 @@ class Lane:
 
     def left(self, job: Job, now: float) -> None:
         """A task is over, and its slot is free."""
+        self.unpark(job)
         if job.ending is not None:
             self.ended[job.ending] += 1
         self.free(job, now)
@@ -105,7 +143,12 @@ class Lane:
         """Seconds until a task starts, 0 for one that has; None where nobody can tell."""
         if job in self.running:
             return 0.0
-        ahead = self.queue.position(job)
+        ahead = self.position(job)
         if ahead is None:
             return None
         return self.forecast.start(ahead, len(self.running), slots, max(0.0, self.paused_until - now))
+
+
+def _guess(before: int, spread: float) -> float:
+    """Seconds after which to look again, where that many looks were in vain."""
+    return min(_LONGEST_PAUSE, _PAUSE * 2.0 ** min(before, 16)) * (1 - spread / 2)

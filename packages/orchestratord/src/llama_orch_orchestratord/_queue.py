@@ -1,7 +1,7 @@
 """What waits for a pool: bounded, interactive before batch, first come first served within each."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from itertools import chain, islice, takewhile
 from typing import Generic, Literal, TypeVar
 
@@ -65,12 +65,12 @@ class PoolQueue(Generic[T]):
         for earlier in reversed(tuple(takewhile(precedes, islice(line, 1, None)))):
             line.move_to_end(earlier, last=False)
 
-    def take(self) -> T | None:
-        """The next item, which waits no longer; None where nothing waits."""
-        for line in (self._interactive, self._batch):
-            if line:
-                return line.popitem(last=False)[0]
-        return None
+    def take(self, without: Collection[T] = ()) -> T | None:
+        """The next item but for those left out, which waits no longer; None where no other waits."""
+        item = next((each for each in self if each not in without), None) if without else next(iter(self), None)
+        if item is not None:
+            self.remove(item)
+        return item
 
     def remove(self, item: T) -> bool:
         """Take out an item wherever it stands; whether it was there."""
@@ -80,9 +80,14 @@ class PoolQueue(Generic[T]):
                 return True
         return False
 
-    def position(self, item: T) -> int | None:
-        """How many are taken before it; None where it does not wait. It looks through those before it."""
-        return next((before for before, other in enumerate(self) if other == item), None)
+    def position(self, item: T, without: Collection[T] = ()) -> int | None:
+        """How many are taken before it but for those left out; None where it does not wait. It looks through them."""
+        before = 0
+        for other in self:
+            if other == item:
+                return before
+            before += other not in without
+        return None
 
     def ahead_of(self, priority: Priority) -> int:
         """How many would be taken before one that is put now. Those are counted, not looked through."""
