@@ -178,9 +178,9 @@ class Client:
         async with self.session.get(self.url + path) as response:
             return response.status, await response.text()
 
-    def open(self, task_id: str, query: str = "") -> Any:
+    def open(self, task_id: str, query: str = "", **headers: str) -> Any:
         """A stream, to be entered, read in pieces and left."""
-        return self.session.get(f"{self.url}/v1/tasks/{task_id}/stream{query}")
+        return self.session.get(f"{self.url}/v1/tasks/{task_id}/stream{query}", headers=headers)
 
     async def order(self, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
         """POST without a body: the status and the answer."""

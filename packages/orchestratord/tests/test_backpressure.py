@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import struct
 
 import pytest
 from llama_orch_adapter_api import End, Metrics, TaskRequest, Token, TokenEvent
@@ -12,6 +13,7 @@ from .serving import (  # type: ignore[import-not-found]  # test folders are no 
     STARTED,
     Client,
     Engine,
+    Frame,
     forever,
     frames,
     serving,
@@ -209,3 +211,56 @@ async def test_a_client_that_takes_nothing_holds_up_no_stop() -> None:
 
     assert 3.0 <= took < 3.5
     assert engine.running == 0
+
+
+async def _first(connection: socket.socket) -> list[Frame]:
+    """The events that a client took before it was gone, the last one whole."""
+    read = b""
+    while read.count(b"\n\n") < 4:
+        read += await asyncio.get_running_loop().sock_recv(connection, 1000)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # what it did not take is lost
+    connection.close()
+    return frames(read.partition(b"\r\n\r\n")[2].rpartition(b"\n\n")[0].decode() + "\n\n")
+
+
+@virtual
+@pytest.mark.parametrize("query", ["", "?batch=true"])
+async def test_a_reader_that_comes_back_loses_nothing(query: str) -> None:
+    """What was written to a connection that is gone is told again to who says what it got last; else it is a gap."""
+    toml = "[stream]\ncancel_on_disconnect = false\nunread_events = 1"
+    async with serving(Engine(words(3000, text="w" * 40)), toml=toml) as client:
+        task_id = await client.send()
+        connection = await _dial(client, task_id, query)
+        await asyncio.sleep(1)  # the buffers on the way are full of what it will not take
+        got = await _first(connection)
+        await until(lambda: client.census().read == 0)
+        async with client.open(task_id, query, **{"Last-Event-ID": str(got[-1].id)}) as reading:
+            rest = frames(await reading.text())
+
+    if rest[0].event == "gap":  # the system held more than is kept
+        assert rest[0].data == {"first": got[-1].id + 1, "last": rest[1].id - 1}
+        assert rest[1].id < 1000
+        got += rest[1:]
+        rest = [each for each in got if each.id >= rest[1].id]
+    else:
+        rest = got + rest
+    assert [each.id for each in rest] == list(range(rest[0].id, 3002))
+
+
+@virtual
+async def test_a_reader_that_lost_its_connection_at_the_end_comes_back() -> None:
+    """A task whose last events were written to a client that is gone is not read yet."""
+    toml = "[stream]\ncancel_on_disconnect = false"
+    async with serving(Engine(words(50_000, text="w" * 40)), toml=toml) as client:
+        task_id = await client.send()
+        connection = await _dial(client, task_id)
+        await asyncio.sleep(1)
+        await client.cancel(task_id)
+        await asyncio.sleep(1)
+        await _first(connection)
+        await until(lambda: client.census().read == 0)
+        rest = await client.read(task_id)
+        status, _ = await client.get(f"/v1/tasks/{task_id}/stream")
+
+    assert shape(rest) == ["gap", "end"]
+    assert status == 410

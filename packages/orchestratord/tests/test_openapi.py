@@ -14,10 +14,11 @@ from llama_orch_orchestratord import _control, _looks, _metrics, _openapi, _pool
 from llama_orch_orchestratord._app import routes_of
 from llama_orch_orchestratord._config import OpenAISettings, ServerConfig
 from llama_orch_orchestratord._openapi import document
+from llama_orch_orchestratord._replay import GapFrame
 from llama_orch_orchestratord._routes import Route
 from llama_orch_orchestratord._wire import Frame
 
-from .serving import Engine, serving, shape, virtual, words  # type: ignore[import-not-found]  # no packages
+from .serving import Engine, serving, shape, until, virtual, words  # type: ignore[import-not-found]  # no packages
 
 ROUTES = routes_of(ServerConfig(openai=OpenAISettings(enabled=True)))
 DOCUMENT = document(ROUTES)
@@ -95,13 +96,18 @@ async def test_frames_are_as_described() -> None:
     """Each kind of frame that a stream has is one of the union that the document describes, and all of it are known."""
     failure = PoolUnavailable("no", detail="unreachable")
     engine = Engine(lambda _: [Started("words", "1", "m", "chat/0"), Token("a", 0), Metrics(1, 1), 1.0, failure])
-    async with serving(engine, Engine(words(2, 1.0))) as client:
+    async with serving(engine, Engine(words(2, 1.0)), toml="[stream]\ncancel_on_disconnect = false") as client:
         found = await client.read(await client.send(replica_id="0"), "?narration=true")
-        found += await client.read(await client.send(replica_id="1"), "?narration=true")
+        left = await client.send(replica_id="1")
+        async with client.open(left) as reading:
+            await reading.content.readuntil(b"started")
+            reading.close()
+        await until(lambda: client.census().read == 0)
+        found += await client.read(left, "?narration=true")
 
     for each in found:
         fields = {"event": each.event, "data": each.data} | ({} if each.id is None else {"id": each.id})
-        assert json.loads(msgspec.json.encode(msgspec.convert(fields, Frame))) == fields
+        assert json.loads(msgspec.json.encode(msgspec.convert(fields, Frame | GapFrame))) == fields
     schema = DOCUMENT["paths"]["/v1/tasks/{task_id}/stream"]["get"]["responses"]["200"]["content"]
     schemas = DOCUMENT["components"]["schemas"]
     fields = schemas["TokenFrame"]["properties"]

@@ -138,8 +138,33 @@ async def test_a_client_may_leave_and_another_one_go_on() -> None:
         rest = await client.read(task_id)
 
     assert b'"i":2' not in seen
+    assert (rest[0].event, rest[0].data) == ("gap", {"first": 0, "last": 2})
     assert [each.data["i"] for each in rest if each.event == "token"] == [2, 3, 4, 5]
     assert rest[-1].event == "end"
+
+
+@virtual
+async def test_an_id_that_was_never_told_is_refused() -> None:
+    """Neither what is no number nor an event that has not come can have been seen."""
+    async with serving(Engine(forever()), toml="[stream]\ncancel_on_disconnect = false") as client:
+        task_id = await client.send()
+        await asyncio.sleep(2.5)
+        for told in ("x", "-1", "\u0661", "9" * 19, "3"):
+            async with client.open(task_id, **{"Last-Event-ID": told}) as answer:
+                assert answer.status == 400, told
+        async with client.open(task_id, **{"Last-Event-ID": "1"}) as reading:
+            assert b"id: 2" in await reading.content.readuntil(b"data: ")
+
+
+@virtual
+async def test_only_a_task_that_outlives_its_reader_remembers() -> None:
+    """By default nothing is kept of what was written, and what a reader says it saw changes nothing."""
+    async with serving(Engine(words(3, 1.0))) as client:
+        task_id = await client.send()
+        async with client.open(task_id, **{"Last-Event-ID": "0"}) as reading:
+            found = frames(await reading.text())
+
+    assert shape(found) == ["started", "token", "token", "token", "end"]
 
 
 @virtual

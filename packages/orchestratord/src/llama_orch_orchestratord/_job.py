@@ -124,6 +124,11 @@ class Job:
         )
 
     @property
+    def events(self) -> int:
+        """How many came so far; the next one's id."""
+        return self._number
+
+    @property
     def told(self) -> int:
         """How many tokens it has told so far, and what else came between its begin and its end."""
         return max(0, self._number - (1 if self.ended is None else 2))

@@ -15,6 +15,7 @@ from ._job import Form, Job
 from ._narration import tell_turned_away
 from ._outbox import Outbox
 from ._refusal import Refusal, full, invalid, known_task, too_late, unknown_task
+from ._replay import ReplayOutbox
 from ._sse import FRAMES
 from ._timers import Timers
 from ._wire import Accepted, TaskView
@@ -92,13 +93,20 @@ class Jobs:
 
     # --- readers
 
-    def take(self, job: Job) -> None:
-        """Begin to read it. Raises `Refusal` where another one does, or where nothing is left to read."""
+    def take(self, job: Job, seen: int | None = None) -> None:
+        """Begin to read it, after the event of the id `seen` where the task outlives its readers.
+
+        Raises `Refusal` where another one reads it, where nothing is left to read, or no such event came.
+        """
         if job.read or job.expired:
             why = "was read to its end" if job.read else "was read by nobody for stream.unread_expiry, and is gone"
             raise invalid(f"the stream of task {job.task_id} {why}", status=410)
         if job.taken:
             raise invalid(f"the stream of task {job.task_id} has a reader already; one may read it", status=409)
+        if not self._config.stream.cancel_on_disconnect:
+            if seen is not None and seen >= job.events:
+                raise invalid(f"Last-Event-ID is {seen}, and task {job.task_id} had no such event; leave it out")
+            job.outbox.resume(seen)
         job.taken = True
         if job.state != "queued":
             self._timers.disarm(job)
@@ -112,7 +120,7 @@ class Jobs:
             await self.cancel(job)
         if for_good:
             job.outbox.clear()
-        if job.outbox.closed and not job.outbox:
+        if job.outbox.spent:
             job.read = True
             self._settle(job)
         elif job.state != "queued":
@@ -143,7 +151,8 @@ class Jobs:
         self.dispatch.check(pool_id)
         self._make_room(pool_id, task.task_id)
         stream = self._config.stream
-        outbox = Outbox(stream.unread_events, stream.unread_bytes)
+        lasts = form is FRAMES and not stream.cancel_on_disconnect  # its reader may lose it, and come back
+        outbox = (ReplayOutbox if lasts else Outbox)(stream.unread_events, stream.unread_bytes)
         job = Job(pool_id, task, outbox, self._loop.time(), form)
         self._jobs[job.task_id] = job
         self._arm_deadline(job)

@@ -33,6 +33,7 @@ _HEADERS = {
 }
 _TAKEN = {
     "If-None-Match": "The ETag of an answer that is known already.",
+    "Last-Event-ID": "The id of the event that a reader got last; heeded where a task outlives its reader.",
     "X-Correlation-Id": "1 to 128 letters, digits or ._:/+=@- that the answer and the records shall have.",
 }
 _PATHS = {

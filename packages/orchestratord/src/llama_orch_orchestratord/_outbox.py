@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 class Outbox:
@@ -24,6 +24,11 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    @property
+    def spent(self) -> bool:
+        """Whether its last frame was taken, too."""
+        return self.closed and not self._frames
 
     @property
     def full(self) -> bool:
@@ -49,6 +54,18 @@ class Outbox:
 
     def take(self, most_bytes: int) -> bytes:
         """The next frames, as many whole ones as fit, one at least, which makes room; b"" where nothing is there."""
+        return b"".join(self._pop(most_bytes))
+
+    def sent(self, frame: bytes) -> None:
+        """A frame was handed out past it."""
+
+    def resume(self, seen: int | None) -> None:
+        """A reader comes that saw the event of this id last, None where it does not say."""
+
+    def deliver(self) -> None:
+        """Its reader got all to the end."""
+
+    def _pop(self, most_bytes: int) -> list[bytes]:
         taken: list[bytes] = []
         size = 0
         while self._frames and (not taken or size + len(self._frames[0]) <= most_bytes):
@@ -56,7 +73,7 @@ class Outbox:
             size += len(taken[-1])
         self._bytes -= size
         self._wake()
-        return b"".join(taken)
+        return taken
 
     def clear(self) -> None:
         """Forget all that is there, which makes room."""
@@ -71,6 +88,11 @@ class Outbox:
             await self._room
         finally:
             self._room = None
+
+    def _put_back(self, frames: Collection[bytes]) -> None:
+        """Have them taken first, however full it is."""
+        self._frames.extendleft(reversed(tuple(frames)))
+        self._bytes += sum(map(len, frames))
 
     def _keep(self, frame: bytes) -> None:
         self._frames.append(frame)

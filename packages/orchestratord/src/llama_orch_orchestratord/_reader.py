@@ -9,6 +9,8 @@ from aiohttp import web
 
 from ._batches import Batches
 from ._job import Job
+from ._job import Reader as Taker
+from ._replay import ReplayOutbox
 from ._sse import HEARTBEAT, narration
 
 BOUND = 32 * 1024
@@ -37,6 +39,19 @@ class Manner(msgspec.Struct, frozen=True):
     patience: float
 
 
+class _Noting:
+    """Notes in an outbox that remembers what was written past it. Apart, so that no other task pays for it."""
+
+    def __init__(self, reader: Taker, outbox: ReplayOutbox) -> None:
+        self._reader = reader
+        self._outbox = outbox
+
+    async def write(self, frame: bytes) -> None:
+        """As the reader does."""
+        await self._reader.write(frame)
+        self._outbox.sent(frame)
+
+
 class Reader:
     """One response, from its head to its end.
 
@@ -55,6 +70,7 @@ class Reader:
         self._protocol = request.protocol
         self._manner = manner
         self._batches = batches
+        self._straight: Taker = _Noting(self, job.outbox) if isinstance(job.outbox, ReplayOutbox) else self
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._written = 0  # frames; compared with what was seen at the last look
@@ -101,6 +117,7 @@ class Reader:
             await self._attend()
             async with asyncio.timeout(self._manner.patience):
                 await self.response.write_eof()
+            self._job.outbox.deliver()
         finally:
             self._job.outbox.on_change = None
 
@@ -119,7 +136,7 @@ class Reader:
             if outbox.closed:
                 return
             if not self._manner.batch:
-                self._job.reader = self
+                self._job.reader = self._straight
             await self._wait(self._next() - self._loop.time())
             await self._look(self._loop.time())
 

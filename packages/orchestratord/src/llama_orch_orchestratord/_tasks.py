@@ -14,6 +14,7 @@ from ._job import Job
 from ._keys import BATCHES, CONFIG, CORRELATION, JOBS, NARRATIONS
 from ._reader import Manner, Reader
 from ._refusal import Refusal, invalid
+from ._replay import GapFrame
 from ._routes import JSON, Flag, Reply, Route, answer, read_query
 from ._wire import Accepted, Frame, Submission, TaskView, read_submission
 
@@ -21,6 +22,7 @@ logger = get_logger(__name__)
 
 _LEAST_HEARTBEAT = 1.0
 _LEAST_PATIENCE = 1.0
+_LONGEST_ID = 18
 
 
 class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,11 +79,21 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     jobs = request.app[JOBS]
     manner = manner_of(read_query(request, StreamQuery), request.app[CONFIG].stream)
     job = jobs.find(request.match_info["task_id"])
-    jobs.take(job)
+    jobs.take(job, _seen(request))
     try:
         return await write_stream(job, request, manner)
     finally:
         await jobs.leave(job)
+
+
+def _seen(request: web.Request) -> int | None:
+    """The id of the event that a client saw last, None where it does not say. Raises `Refusal`."""
+    text = request.headers.get("Last-Event-ID", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > _LONGEST_ID:
+        raise invalid("Last-Event-ID is no number; give the id of the event that you got last, or leave it out")
+    return int(text)
 
 
 async def write_stream(
@@ -157,16 +169,17 @@ ROUTES = (
         handler=_stream,
         summary="Read a task's events: started, tokens and metrics, then end or error. One reader at a time.",
         query=StreamQuery,
+        takes=("Last-Event-ID",),
         replies={
             200: Reply(
                 "Server-sent events, each with these fields; lines that begin with a colon are comments.",
-                (Frame,),
+                (Frame | GapFrame,),
                 ("text/event-stream",),
                 ("Cache-Control", "X-Accel-Buffering"),
             )
         },
         refusals={
-            400: "The query cannot be read.",
+            400: "The query or Last-Event-ID cannot be read, or names no event that came.",
             404: _UNKNOWN,
             409: "Another one reads it.",
             410: "It was read to its end, or nobody read it for too long.",
