@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import json
 
+import pytest
 from llama_orch_adapter_api import End, InternalError, Metrics, Token
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -121,9 +123,37 @@ async def test_a_client_that_leaves_the_queue_cancels_its_task() -> None:
         async with client.open(second) as reading:
             reading.close()
         await client.read(first)
-        assert shape(await client.read(second)) == ["end"]
+        status, body = await client.get(f"/v1/tasks/{second}/stream")
+        view = json.loads((await client.get(f"/v1/tasks/{second}"))[1])
+
+    assert (status, "its reader left" in body) == (410, True)
+    assert (view["state"], view["read"]) == ("ended", "expired")
 
     assert [task.task_id for task in engine.begun] == [first]
+
+
+@virtual
+@pytest.mark.parametrize("api", ["tasks", "openai"])
+async def test_tasks_whose_clients_left_take_no_room(api: str) -> None:
+    """Each is over, makes room for a new one at once, and is nothing that somebody may still read."""
+    engine = Engine(forever(0.05), slots=8)
+    chat = {"model": "chat", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    async with serving(engine, toml="openai.enabled = true\n[tasks]\nlimit = 4") as client:
+        for _ in range(4):
+            if api == "tasks":
+                reading = client.open(await client.send())
+            else:
+                reading = client.session.post(f"{client.url}/v1/chat/completions", json=chat)
+            async with reading as response:
+                await response.content.readany()
+                response.close()
+        await until(lambda: engine.running == 0)
+        await asyncio.sleep(0.1)
+        unread = client.census().unread
+        ids = [await client.send() for _ in range(4)]
+
+    assert unread == 0
+    assert len(set(ids)) == 4
 
 
 @virtual

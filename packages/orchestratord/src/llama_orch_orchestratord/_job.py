@@ -50,6 +50,7 @@ class Job:
         "expired",
         "freed",
         "hushed",
+        "left",
         "outbox",
         "pool_id",
         "priority",
@@ -83,6 +84,7 @@ class Job:
         self.taken = False  # somebody reads it, from wherever
         self.read = False  # to its end
         self.expired = False
+        self.left = False  # by its reader, which ends it
         self.hushed = False  # cancelled: no further token
         self._task: TaskRequest | None = task
         self._form = form
@@ -98,7 +100,7 @@ class Job:
     @property
     def reading(self) -> Literal["unread", "reading", "read", "expired"]:
         """How its stream stands with readers."""
-        if self.expired:
+        if self.expired or self.left:
             return "expired"
         if self.read:
             return "read"

@@ -98,9 +98,8 @@ class Jobs:
 
         Raises `Refusal` where another one reads it, where nothing is left to read, or no such event came.
         """
-        if job.read or job.expired:
-            why = "was read to its end" if job.read else "was read by nobody for stream.unread_expiry, and is gone"
-            raise invalid(f"the stream of task {job.task_id} {why}", status=410)
+        if job.reading in {"read", "expired"}:
+            raise invalid(f"the stream of task {job.task_id} {_why_gone(job)}", status=410)
         if job.taken:
             raise invalid(f"the stream of task {job.task_id} has a reader already; one may read it", status=409)
         if not self._config.stream.cancel_on_disconnect:
@@ -117,7 +116,9 @@ class Jobs:
         job.detach()
         if job.ended is None and (for_good or self._config.stream.cancel_on_disconnect):
             self.counts.of(job.pool_id).disconnects += 1
+            job.left = True  # settled as soon as it ends, which may be later than the cancel
             await self.cancel(job)
+            return
         if for_good:
             job.outbox.clear()
         if job.outbox.spent:
@@ -139,10 +140,12 @@ class Jobs:
         self._arm_deadline(job)
 
     def ended(self, job: Job) -> None:
-        """What it said is there for its reader, for as long as any other task's."""
+        """What it said is there for its reader, for as long as any other task's, unless that left."""
         if job.started is None:
             self._timers.disarm(job)  # its deadline
-        if job not in self._timers:
+        if job.left:
+            self._settle(job)
+        elif job not in self._timers:
             self._await_reader(job)
 
     # --- within
@@ -204,3 +207,11 @@ class Jobs:
         self._timers.disarm(job)
         self._done.pop(job.task_id, None)
         self._jobs.pop(job.task_id, None)
+
+
+def _why_gone(job: Job) -> str:
+    if job.read:
+        return "was read to its end"
+    if job.left:
+        return "is gone: its reader left, which ended the task (stream.cancel_on_disconnect)"
+    return "was read by nobody for stream.unread_expiry, and is gone"

@@ -182,7 +182,7 @@ ROUTES = (
             400: "The query or Last-Event-ID cannot be read, or names no event that came.",
             404: _UNKNOWN,
             409: "Another one reads it.",
-            410: "It was read to its end, or nobody read it for too long.",
+            410: "It was read to its end, nobody read it for too long, or its reader left, which ended it.",
         },
     ),
     Route(
