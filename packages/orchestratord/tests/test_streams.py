@@ -64,6 +64,26 @@ async def test_a_task_that_nobody_reads_expires() -> None:
 
 
 @virtual
+async def test_a_task_that_waits_needs_no_reader() -> None:
+    """However long the queue is, its time without a reader counts from its start, after one that left, too."""
+    toml = "[stream]\nunread_expiry = 10.0\ncancel_on_disconnect = false"
+    engine = Engine(words(30, 1.0), slots=1)
+    async with serving(engine, toml=toml) as client:
+        first, left, second = [await client.send() for _ in range(3)]
+        async with client.open(left) as reading:
+            reading.close()
+        await client.read(first)
+        await asyncio.sleep(9)
+        assert engine.running == 1
+        await asyncio.sleep(2)
+        expired, _ = await client.get(f"/v1/tasks/{left}/stream")
+        found = await client.read(second)
+
+    assert expired == 410
+    assert shape(found) == ["started", *["token"] * 30, "end"]
+
+
+@virtual
 async def test_a_reader_that_comes_in_time_stops_the_clock() -> None:
     """However long it takes, a task that is being read does not expire."""
     async with serving(Engine(words(30, 1.0)), toml="[stream]\nunread_expiry = 10.0") as client:

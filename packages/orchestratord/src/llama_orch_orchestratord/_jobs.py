@@ -28,9 +28,9 @@ class Jobs:
     """The table of one host's tasks, by id, and who reads them. Made within the event loop that they run on.
 
     It holds a task from its admission until `tasks.keep` after nobody could read it any more, and has one timer for
-    each: its deadline while it waits, its expiry while nobody reads it, then its end here. What waits, starts and ends
-    is `dispatch`'s, the observer of the host; that tells `started`, `put_back` and `ended` here, and is told to put,
-    cancel and drop.
+    each: its deadline while it waits, from its start on its expiry while nobody reads it, then its end here. What
+    waits, starts and ends is `dispatch`'s, the observer of the host; that tells `started`, `put_back` and `ended` here,
+    and is told to put, cancel and drop.
     """
 
     def __init__(self, host: AdapterHost, config: ServerConfig, chance: Callable[[], float] = random.random) -> None:
@@ -185,7 +185,7 @@ class Jobs:
         self.dispatch.drop(job, too_late(job), "deadline")
 
     def _await_reader(self, job: Job) -> None:
-        """Let it expire unless somebody reads it in time."""
+        """Let it expire unless somebody reads it in time. Not while it waits: that costs no engine, and may last."""
         if not job.taken:
             self._timers.arm(job, self._loop.time() + self._config.stream.unread_expiry, self._expire)
 
