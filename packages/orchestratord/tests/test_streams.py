@@ -241,6 +241,21 @@ async def test_silence_is_filled_with_comments() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("query", ["", "&batch=true"])
+async def test_no_silence_is_longer_than_a_heartbeat(query: str) -> None:
+    """A comment comes a heartbeat after the latest event, whenever that was, and then a heartbeat after each other."""
+    steps = [STARTED, Token("a", 0), 1.5, Token("b", 1), 9.0, Token("c", 2), End(1, 3, "stop")]
+    async with serving(Engine(lambda _: steps)) as client:
+        began = asyncio.get_running_loop().time()
+        task_id = await client.send()
+        async with client.open(task_id, "?heartbeat=2" + query) as reading:
+            chunks = reading.content.iter_any()
+            came = [asyncio.get_running_loop().time() - began async for chunk in chunks if chunk == b":\n\n"]
+
+    assert came == pytest.approx([3.5, 5.5, 7.5, 9.5], abs=0.1)
+
+
+@virtual
 async def test_no_comments_where_none_are_wanted() -> None:
     """A heartbeat of 0 is none."""
     async with serving(Engine(lambda _: [STARTED, 50.0, Token("a", 0), End(1, 1, "stop")])) as client:

@@ -73,10 +73,9 @@ class Reader:
         self._straight: Taker = _Noting(self, job.outbox) if isinstance(job.outbox, ReplayOutbox) else self
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
-        self._written = 0  # frames; compared with what was seen at the last look
-        self._seen = 0
-        self._moved = self._loop.time()
-        self._next_look = self._moved + self._period
+        self._time = self._loop.time  # a bound method, made once
+        self._wrote = self._time()  # when the task's latest frame was
+        self._next_look = self._wrote + self._period
         self._sentences: deque[str] = deque(maxlen=_SENTENCES)
         self._next_sentence = 0.0
 
@@ -87,7 +86,7 @@ class Reader:
 
     async def write(self, frame: bytes) -> None:
         """Send a frame, and wait while more than the bound waits. Raises `ConnectionError` where the client is gone."""
-        self._written += 1
+        self._wrote = self._time()
         await self._writer.write(frame)
         await self._room()
 
@@ -97,7 +96,7 @@ class Reader:
         if outbox.closed or transport is None or transport.is_closing() or self._protocol.writing_paused:
             self._woken.set()
         elif outbox:
-            self._written += 1
+            self._wrote = self._time()
             await self._writer.write(outbox.take(BOUND), drain=False)  # type: ignore[call-arg]  # the real one has it
             if outbox:
                 self._batches.add(self)
@@ -168,16 +167,14 @@ class Reader:
         """Write what is due, if the client takes it. Raises `TimeoutError` where it has taken nothing for too long."""
         if self._request.transport is None:
             raise ConnectionResetError("the client is gone")
-        quiet = self._written == self._seen
         if now >= self._next_look:
-            self._next_look = now + self._period
-            self._seen = self._written
-            if not quiet:
-                self._moved = now
-            elif self._protocol.writing_paused and now - self._moved >= self._manner.patience:
-                raise TimeoutError
-            elif self._manner.heartbeat and self._idle:
-                await self._writer.write(HEARTBEAT)
+            quiet_at = self._wrote + self._period
+            self._next_look = quiet_at if quiet_at > now else now + self._period
+            if quiet_at <= now:
+                if self._protocol.writing_paused and now - self._wrote >= self._manner.patience:
+                    raise TimeoutError
+                if self._manner.heartbeat and self._idle:
+                    await self._writer.write(HEARTBEAT)
         if self._sentences and now >= self._next_sentence and self._idle:
             self._next_sentence = now + self._manner.narration_every
             await self._writer.write(narration(self._sentences.popleft()))
