@@ -1,6 +1,7 @@
 """A task's events as an answer of OpenAI's API."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -202,3 +203,44 @@ def test_a_whole_answer_is_bounded(monkeypatch: pytest.MonkeyPatch, logprobs: bo
             writer.event(taken, Token("a", taken, logprob=-1.0))
 
     assert taken == (7 if logprobs else 1000)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("kind", [WholeChat, WholeText])
+def test_a_whole_answer_holds_its_text_alone(kind: type[OpenAIForm], ends: bool) -> None:
+    """Many tokens of one character hold no more than their characters, and nothing once the answer is made."""
+    writer = form(kind)
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            writer.event(number, Token(chr(0x4E00 + number % 20_000), number))
+        held, _ = tracemalloc.get_traced_memory()
+        if ends:
+            writer.event(100_000, END)
+        else:
+            writer.failure(100_000, InternalError("it broke", detail="engine"))
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held < 100_000 * 4
+    assert left < 50_000
+
+
+@pytest.mark.parametrize("kind", [WholeChat, WholeText])
+def test_a_whole_answer_is_what_was_said(kind: type[OpenAIForm]) -> None:
+    """Line breaks of every kind and characters of every width are as the engine gave them, in its order."""
+    said = ["a\r\n", "\r", "\n\u2028", "é漢😀", ""]
+    whole = json.loads(told(form(kind), STARTED, *(Token(text, i) for i, text in enumerate(said)), END))
+    (choice,) = whole["choices"]
+
+    assert (choice["text"] if kind is WholeText else choice["message"]["content"]) == "".join(said)
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_a_completed_prompt_is_of_all_channels_in_order(logprobs: bool) -> None:
+    """What a model thinks stands where it was said."""
+    events = (STARTED, Token("a", 0), Token("b", 1, "reasoning"), Token("c", 2), END)
+    whole = json.loads(told(form(WholeText, logprobs=logprobs), *events))
+
+    assert whole["choices"][0]["text"] == "abc"

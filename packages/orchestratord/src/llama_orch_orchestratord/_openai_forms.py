@@ -4,6 +4,8 @@ What a chunk or a whole answer is made of is collected by one class for each rou
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
+from io import StringIO
 from typing import ClassVar
 
 import msgspec
@@ -32,7 +34,7 @@ from ._openai_requests import Asked
 from ._refusal import Refusal
 
 MOST = 8 * 1024 * 1024
-"""Characters that a whole answer may have; what is longer has to be streamed."""
+"""Characters that a whole answer may have, of up to 4 bytes each; what is longer has to be streamed."""
 
 _DONE = b"data: [DONE]\n\n"
 _NO_CONTENT = b'"content":""'
@@ -158,34 +160,55 @@ class TextChunks(OpenAIForm):
 
 
 class _Whole(OpenAIForm):
-    """Keeps the tokens until the end."""
+    """Keeps what was said until the end: texts, joined as they come, and each token by itself only for its logprob.
+
+    A token that is kept holds much more than its text. When all is said nothing is kept: its task is known for a while.
+    """
+
+    apart: ClassVar[bool]  # whether each channel has a text of its own
 
     def __init__(self, asked: Asked, created: int) -> None:
         super().__init__(asked, created)
-        self._tokens: list[Token] = []
+        self._texts: defaultdict[str, StringIO] = defaultdict(StringIO)
+        self._tokens: list[Token] = []  # where logprobs are asked for
         self._size = 0
 
     def _token(self, token: Token) -> bytes:
         self._size += len(token.t) + (_ENTRY if self._logprobs else 0)
         if self._size > MOST:
-            self._tokens.clear()
             raise AdapterError(
                 f"the answer has more than {MOST} characters · stream it, or set max_tokens", detail="too_large"
             )
-        self._tokens.append(token)
+        self._texts[token.channel if self.apart else ""].write(token.t)
+        if self._logprobs:
+            self._tokens.append(token)
         return b""
 
-    def _text(self, channel: str) -> str:
-        return "".join(token.t for token in self._tokens if token.channel == channel)
+    def _end(self, end: End, finish: Finish) -> bytes:
+        answer = self._answer(end, finish)
+        self._drop()
+        return answer
+
+    def _failed(self, refusal: Refusal) -> bytes:
+        self._drop()
+        return super()._failed(refusal)
+
+    def _drop(self) -> None:
+        self._texts.clear()
+        self._tokens.clear()
+
+    @abstractmethod
+    def _answer(self, end: End, finish: Finish) -> bytes: ...
 
 
 class WholeChat(_Whole):
     """The answer to a chat, in one piece."""
 
     prefix = "chatcmpl"
+    apart = True
 
-    def _end(self, end: End, finish: Finish) -> bytes:
-        content, reasoning = self._text("content"), self._text("reasoning")
+    def _answer(self, end: End, finish: Finish) -> bytes:
+        content, reasoning = (self._texts[channel].getvalue() for channel in ("content", "reasoning"))
         calls = tuple(Call(call.id, Called(call.name, call.arguments)) for call in end.tool_calls)
         message = AnswerMessage(
             None if calls and not content else content,
@@ -198,12 +221,13 @@ class WholeChat(_Whole):
 
 
 class WholeText(_Whole):
-    """A completed prompt, in one piece."""
+    """A completed prompt, in one piece, of whatever channel its tokens are."""
 
     prefix = "cmpl"
+    apart = False
 
-    def _end(self, end: End, finish: Finish) -> bytes:
-        text = "".join(token.t for token in self._tokens)
+    def _answer(self, end: End, finish: Finish) -> bytes:
+        text = self._texts[""].getvalue()
         choice = TextChoice(text, _text_logprobs(self._tokens, 0) if self._logprobs else None, finish)
         return _encode(TextAnswer(self.id, self._created, self._model, self._fingerprint, (choice,), Usage.of(end)))
 
