@@ -1,11 +1,13 @@
 """The file of the orchestrator: its defaults, and what is told of what is wrong in it."""
 
+import errno
 import secrets
+import socket
 from pathlib import Path
 
 import pytest
 from llama_orch_adapter_host import ConfigError
-from llama_orch_orchestratord._config import Address, ServerConfig, ServerSettings, parse_config, read_config
+from llama_orch_orchestratord._config import Address, ServerConfig, ServerSettings, parse_config, read_config, unheard
 
 TOKEN = secrets.token_hex(16)
 
@@ -141,6 +143,22 @@ def test_a_file_that_is_not_there(tmp_path: Path):
     (tmp_path / "bad.toml").write_text("a = 1")
     with pytest.raises(ConfigError, match=r"bad.toml: the file has no 'a'"):
         read_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "error while attempting to bind: in use"),
+            "Address already in use; end what listens",
+        ),
+        (OSError(errno.EACCES, "x"), "Permission denied; give another address with --listen HOST:PORT"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known; give another"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(error: OSError, told: str):
+    """The reason is the system's own words for it, with what to do, and not what asyncio makes of them."""
+    assert unheard(Address("h", 80), error).startswith(f"h:80 cannot be listened on: {told}")
 
 
 @pytest.mark.parametrize(

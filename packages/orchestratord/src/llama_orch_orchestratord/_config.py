@@ -1,7 +1,10 @@
 """`orchestratord.toml` as Structs. All that is wrong with a file is told at once, each problem with its table."""
 
+import errno
 import ipaddress
+import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -52,6 +55,14 @@ class Address(NamedTuple):
         if found is None or int(found[3]) > 65535:
             raise ValueError(f"listen is {text!a}; give HOST:PORT, such as 127.0.0.1:8700 or [::1]:8700")
         return cls(found[1] or found[2], int(found[3]))
+
+
+def unheard(address: Address, error: OSError) -> str:
+    """Why nothing can be heard at an address, and the mend. The reason is the number's: asyncio's words bury it."""
+    resolving = isinstance(error, socket.gaierror)  # whose numbers are its own
+    why = error.strerror if resolving or error.errno is None else os.strerror(error.errno)
+    mend = "end what listens there, or give" if error.errno == errno.EADDRINUSE else "give"
+    return f"{address} cannot be listened on: {why}; {mend} another address with --listen HOST:PORT"
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from llama_orch_adapter_host import ConfigError
 
-from ._config import ServerSettings
+from ._config import ServerSettings, unheard
 from ._connection import Connection, Connections
 from ._tls import TLS, Tls, tls_context
 
@@ -110,9 +110,7 @@ async def _listen(
     try:
         return await loop.create_server(connection, address.host, address.port, backlog=BACKLOG, **secured)
     except OSError as error:
-        raise ConfigError(
-            [f"{address} cannot be listened on: {error.strerror}; give another address with --listen HOST:PORT"]
-        ) from None
+        raise ConfigError([unheard(address, error)]) from None
 
 
 async def _hang_up(server: asyncio.Server) -> None:
