@@ -1,6 +1,7 @@
 """What the options of the command come to, before anything listens."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from llama_orch_orchestratord._command import main
 from llama_orch_orchestratord._serve import example
-from llama_orch_orchestratord.cli import main
+from llama_orch_orchestratord.cli import held
 
 Run = Callable[..., Result]
 
@@ -83,6 +85,45 @@ def test_who_does_not_serve_does_not_import_the_server(script: str, arguments: l
     )
 
     assert ended.stdout.splitlines()[-1] == "False"
+
+
+INTERRUPTED = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == awaited:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                if "swallowed=" not in sys.argv[-1]:
+                    raise
+awaited = sys.argv.pop(1)
+sys.meta_path.insert(0, Finder())
+from llama_orch_orchestratord.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("pool", ["raised", "swallowed"])
+@pytest.mark.parametrize("imported", ["msgspec", "click", "llama_orch_orchestratord._serve", "aiohttp"])
+def test_ctrl_c_while_it_is_being_imported(imported: str, pool: str) -> None:
+    """From its first line on, an interrupted command exits with 130, no traceback, whatever an import does with it."""
+    command = [sys.executable, "-P", "-c", INTERRUPTED, imported, "serve", "--pool", "a=llamacpp:http://127.0.0.1:1"]
+    command += ["--listen", "127.0.0.1:0", "--pool", f"{pool}=llamacpp:http://127.0.0.1:1"]
+    ended = subprocess.run(command, capture_output=True, check=False, text=True, timeout=15)
+
+    assert (ended.returncode, ended.stderr.strip()) in {(130, ""), (130, "cancelled")}
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    """Who starts the command so that it does not hear Ctrl-C is not heard while it is imported either."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("with_token", [True, False])

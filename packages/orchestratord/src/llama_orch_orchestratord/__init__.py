@@ -1,18 +1,17 @@
 """The reference orchestrator: what an orchestrator does with the host, over HTTP."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from ._config import ServerConfig, parse_config, read_config
 
 if TYPE_CHECKING:
     from ._app import create_app
+    from ._config import ServerConfig, parse_config, read_config
 
 __all__ = ["ServerConfig", "create_app", "parse_config", "read_config"]
 
 
 def __getattr__(name: str) -> object:
-    if name != "create_app":
+    """Each is imported when it is asked for: a config needs no server, and the command hears Ctrl-C before both."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._app import create_app  # noqa: PLC0415  # half a second, which a config and --help need not wait for
-
-    return create_app
+    return getattr(import_module("._app" if name == "create_app" else "._config", __name__), name)
