@@ -194,6 +194,17 @@ async def test_a_replica_that_pushes_back_holds_up_no_other() -> None:
 
 
 @virtual
+async def test_what_has_begun_is_never_sent_again() -> None:
+    """An engine that has no place for a task after its first token has failed it: no token comes twice."""
+    engine = Engine(lambda _: [STARTED, Token("a", 0), PoolUnavailable("busy", detail="overloaded"), Token("b", 1)])
+    async with serving(engine) as client:
+        found = await client.read(await client.send())
+
+    assert shape(found) == ["started", "token", "error"]
+    assert len(engine.begun) == 1
+
+
+@virtual
 async def test_a_replica_that_asks_for_an_hour_is_asked_again_sooner() -> None:
     """A pool's only replica is sent tasks again after its pool's patience, whatever it asked for."""
     said = iter([PoolUnavailable("busy", detail="overloaded", retry_after=3600.0)])

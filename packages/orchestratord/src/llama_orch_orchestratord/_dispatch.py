@@ -232,7 +232,7 @@ class Dispatch:
         try:
             outcome: End | WorkerError = await self._pump(job, lane)
         except WorkerError as error:
-            if _pushes_back(error) and not job.hushed and not self.stopping:
+            if _pushes_back(error) and job.stream is None and not job.hushed and not self.stopping:
                 self._push_back(job, lane, error)
                 return
             outcome = error
