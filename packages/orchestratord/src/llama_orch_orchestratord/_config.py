@@ -133,7 +133,7 @@ class TaskSettings(_Table, frozen=True):
 
 
 class StreamSettings(_Table, frozen=True):
-    """`[stream]`: what of a task is kept unread, in events and bytes, and for how many seconds without a reader.
+    """`[stream]`: what of a task is kept unread, in events and bytes, and for how many seconds once it has started.
 
     `heartbeat` is the seconds of silence after which a comment is sent, 0 for none; `narration_every` the seconds
     between two narration frames; `batch` puts frames that are there together into one write.
