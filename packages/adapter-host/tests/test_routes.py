@@ -1,6 +1,7 @@
 """Which replica takes a task, and why: functions over values (ORCH-3602)."""
 
 import collections
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,15 @@ from .adapters import task  # type: ignore[import-not-found]  # test folders are
 from .replicas import BUSY, DOWN, LOADING, bound, pool_of, trip  # type: ignore[import-not-found]  # as above
 
 NOW = Look(0.0)
+
+TICK = 3e-4
+"""Seconds between two tasks of a host that does nothing else."""
+
+
+def ticking() -> Callable[[], Look]:
+    """Looks at a pool by one task after the other."""
+    ticks = itertools.count()
+    return lambda: Look(TICK * next(ticks))
 
 
 def many(count: int, flights: int = 0) -> Pool:
@@ -232,9 +242,10 @@ def run_sessions(pool: Pool, sessions: int, turns: int) -> tuple[int, collection
     last: dict[int, str | None] = {}
     left = 0
     whys: collections.Counter[str] = collections.Counter()
+    look = ticking()
     for turn in range(turns):
         for session in range(sessions):
-            picked = pick(pool, task(session_id=f"s{session}"), NOW)
+            picked = pick(pool, task(session_id=f"s{session}"), look())
             assert picked is not None
             run(picked.binding)
             whys[picked.why] += 1
@@ -258,18 +269,18 @@ def test_sessions_stay_while_others_refuse(how: str, count: int):
 
 @pytest.mark.parametrize("count", [4, 40])
 def test_one_session_does_not_drown_its_replica(count: int):
-    """Bounded load: a replica never has more than 1.25 times the average in flight, and two, for its sessions."""
+    """Bounded load: for its session a replica never has more than 1.25 times the average in flight, and two."""
     pool = many(count)
     refusing, taking = pool.order[: count // 2], pool.order[count // 2 :]
     for binding in refusing:
         for _ in range(100):
             run(binding)
         _close(binding, "draining")
-    request = task(session_id="s")
+    request, look = task(session_id="s"), ticking()
     for number in range(50 * len(taking)):
-        picked = pick(pool, request, NOW)
+        picked = pick(pool, request, look())
         assert picked is not None
-        assert len(picked.binding.leases) <= 1.25 * number / len(taking) + 1
+        assert picked.why != "session affinity" or len(picked.binding.leases) <= 1.25 * number / len(taking) + 1
         run(picked.binding)
     loads = sorted(len(binding.leases) for binding in taking)
     print(f"one session's {50 * len(taking)} tasks on {len(taking)} replicas: {loads}")
@@ -283,10 +294,72 @@ def test_what_a_session_costs_under_load(count: int):
     """Battery 41: whatever the number, tasks of sessions look at a few gates each, on average."""
     pool = many(count, flights=2)
     sessions = [task(session_id=f"s{i}") for i in range(4 * count)]
-    looks = counted(pool, lambda: [pick(pool, each, NOW) for each in sessions])
+    look = ticking()
+    looks = counted(pool, lambda: [pick(pool, each, look()) for each in sessions])
     print(f"{looks / len(sessions):.1f} gates looked at by each of {len(sessions)} tasks, of {count}")
 
     assert looks <= 2 * FEW * len(sessions)
+
+
+def set_loads(pool: Pool, flights: int) -> None:
+    """Let so many tasks run on each of its replicas."""
+    for binding in pool.order:
+        binding.leases.clear()
+        for _ in range(flights):
+            run(binding)
+
+
+def counted_at(flights: int) -> Pool:
+    """A pool of a thousand whose load was counted at the moment 0, when each replica had so many in flight."""
+    pool = many(1000)
+    set_loads(pool, flights)
+    for _ in range(2):
+        picked = pick(pool, task(session_id="s"), NOW)
+        assert picked is not None
+        run(picked.binding)
+    pick(pool, task(session_id="s"), NOW)
+    return pool
+
+
+@pytest.mark.parametrize(("later", "why"), [(0.0, "fewer in flight of two drawn"), (3600.0, "session affinity")])
+def test_a_pool_is_not_walked_for_an_average_of_the_past(later: float, why: str):
+    """Battery 41: counted idle and loaded since, a pool is counted anew; at once, a few replicas of it are asked."""
+    pool = counted_at(0)
+    set_loads(pool, 5)
+    looks, whys = [], set()
+    for number in range(130):
+        picked: list[Pick | None] = []
+        request = task(session_id=f"s{number}")
+        looks.append(
+            counted(pool, lambda request=request, picked=picked: picked.append(pick(pool, request, Look(later))))
+        )  # type: ignore[misc]
+        whys.add(getattr(picked[0], "why", ""))
+
+    assert whys == {why}
+    assert sum(look >= 1000 for look in looks) == (later > 0)  # each is looked at once, to count
+    assert sorted(looks)[-2] <= FEW + 2
+
+
+def test_one_session_does_not_drown_its_replica_for_an_average_of_the_past():
+    """Bounded load: counted under load and idle since, a pool lets no session have a replica for itself."""
+    pool = counted_at(20)
+    set_loads(pool, 0)
+    for _ in range(30):
+        picked = pick(pool, task(session_id="s"), Look(3600.0))
+        assert picked is not None
+        run(picked.binding)
+
+    assert max(len(binding.leases) for binding in pool.order) == 2
+
+
+def test_a_session_is_refused_by_nobody_for_an_average_of_the_past():
+    """Bounded load: where all that take tasks are over a bound that is too low by now, one gets it all the same."""
+    pool = counted_at(0)
+    for binding in pool.order[2:]:
+        _close(binding, "paused")
+    set_loads(pool, 5)
+
+    assert {id_of(pick(pool, task(session_id="s"), NOW)) for _ in range(20)} <= {"0", "1"}
 
 
 def test_without_affinity():

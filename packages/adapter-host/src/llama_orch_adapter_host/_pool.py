@@ -19,7 +19,7 @@ class Pool:
         self.first_token = Latency()
         self.live: set[object] = set()  # its tasks, from admission to their end
         self.average = 0.0  # tasks in flight on one of the replicas that took tasks when they were counted last
-        self.average_holds = 0  # for so many more picks
+        self.average_until = float("-inf")  # the moment from which they are counted anew
         self.turn = 0  # from where the next look at the replicas begins, so that equals share
         self.bindings: dict[str, Binding] = {}
         self.order: tuple[Binding, ...] = ()
@@ -68,4 +68,4 @@ class Pool:
         self.pulse.beats += 1
         self.order = tuple(self.bindings.values())
         self._ring = None
-        self.average_holds = 0
+        self.average_until = float("-inf")

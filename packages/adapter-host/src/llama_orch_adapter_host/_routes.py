@@ -25,6 +25,9 @@ _DRAWS = 4
 _BOUND = 1.25
 """A session leaves its replica when that has so many times the average of those that take tasks, and one more."""
 
+_KEPT = 20e-6
+"""Seconds, for each replica of many, that the average is kept: counting takes a few hundredths of that."""
+
 
 class Pick(NamedTuple):
     """A replica and why it was picked."""
@@ -50,9 +53,12 @@ def admits(binding: Binding, look: Look) -> bool:
 def pick(pool: Pool, task: TaskRequest, look: Look) -> Pick | None:
     """The replica for a task that is not pinned, by session or by least in flight; None where none takes it."""
     if task.session_id is not None and pool.policy.affinity and len(pool.order) > 1:
-        binding = _of_session(pool, task.session_id, look)
+        binding, over = _of_session(pool, task.session_id, look)
         if binding is not None:
             return Pick(binding, "session affinity")
+        away = least_in_flight(pool, Look(look.now, (*look.without, *over), look.chance)) if over else None
+        if away is not None:
+            return away
     return least_in_flight(pool, look)
 
 
@@ -107,27 +113,30 @@ def _least(bindings: Collection[Binding], look: Look) -> Binding | None:
     return best
 
 
-def _of_session(pool: Pool, session_id: str, look: Look) -> Binding | None:
-    """The first on the ring that takes it and is within the bound."""
+def _of_session(pool: Pool, session_id: str, look: Look) -> tuple[Binding | None, list[Binding]]:
+    """The first on the ring that takes it and is within the bound, and those before it that are over: a few at most."""
     most, known = 1.0, False  # the bound is one at least: to one in flight nothing need be counted
+    over: list[Binding] = []
     for binding in pool.ring.walk(session_id):
         if not admits(binding, look):
             continue
         if len(binding.leases) > most and not known:
             most, known = _BOUND * _average(pool, look.now) + 1, True
         if len(binding.leases) <= most:
-            return binding
-    return None
+            return binding, over
+        over.append(binding)
+        if len(over) == FEW:
+            break
+    return None, over
 
 
 def _average(pool: Pool, now: float) -> float:
     """What is in flight on a replica that takes tasks: what refuses can take no session's overflow.
 
-    Of many replicas it is what it was a few picks ago, so that a pick pays for no more looks than one of few.
+    Of many replicas it is what it was a moment ago, so that a pick pays for no more looks than one of few.
     """
-    pool.average_holds -= 1
-    if pool.average_holds < 0:
+    if now >= pool.average_until:
         loads = [len(each.leases) for each in pool.order if each.gate.refuses(now, len(each.leases)) is None]
         pool.average = sum(loads) / len(loads) if loads else 0.0
-        pool.average_holds = len(pool.order) // FEW - 1
+        pool.average_until = now + (_KEPT * len(pool.order) if len(pool.order) > FEW else 0.0)
     return pool.average
