@@ -5,10 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from llama_orch_adapter_api import AdapterError, WorkerHealth, WorkerProps
+from llama_orch_adapter_api import AdapterError, Capabilities, WorkerHealth, WorkerProps
+from llama_orch_adapter_host._events import AdapterBroke
 from llama_orch_adapter_host._probe import FAREWELL_LIMIT, PROBE_LIMIT
 
-from .adapters import PROPS, Words, host_of, virtual  # type: ignore[import-not-found]  # test folders are no packages
+from .adapters import PROPS, READY, Words, host_of, task, virtual  # type: ignore[import-not-found]  # test folders are no packages
 
 DEAF = 60.0
 
@@ -104,7 +105,7 @@ class Odd(Words):
     [
         ({"detail": None}, "Expected `str`, got `null` - at `$.detail`"),
         ({"state": "tired"}, "Invalid enum value 'tired' - at `$.state`"),
-        ({"detail": object()}, "Encoding objects of type object is unsupported"),
+        ({"detail": object()}, "a object is no value"),
     ],
     ids=["none", "word", "object"],
 )
@@ -128,3 +129,83 @@ async def test_an_answer_with_a_wrong_field(facts: dict[str, Any], told: str):
     assert isinstance(props, AdapterError)
     assert props.detail == "plugin"
     assert "Expected `int | null`, got `str` - at `$.capabilities.ctx_max`" in props.message
+
+
+class Text(str):
+    """A text that knows more."""
+
+    __slots__ = ()
+
+
+class Number(int):
+    """A number that knows more."""
+
+
+class OwnHealth(WorkerHealth, frozen=True):
+    """A health with what its adapter keeps for itself."""
+
+    seen: object = None
+
+
+class OwnCapabilities(Capabilities, frozen=True):
+    """As above."""
+
+    seen: object = None
+
+
+class OwnProps(WorkerProps, frozen=True, kw_only=True):
+    """As above."""
+
+    seen: object = None
+
+
+@virtual
+async def test_an_answer_of_an_adapters_own_making():
+    """Battery 31: private fields, and texts and numbers of its own class, are no fault; told is the plain answer."""
+    health = OwnHealth(live=True, ready=True, state="ready", detail=Text("well"), seen=object())
+    facts = {name: getattr(PROPS.capabilities, name) for name in Capabilities.__struct_fields__}
+    capabilities = OwnCapabilities(**{**facts, "model_id": Text("model")}, seen=object())
+    props = OwnProps(slots_total=Number(4), slots_free=3, capabilities=capabilities, seen=object())
+    async with host_of(Odd(health, props)) as host:
+        (asked,) = (await host.health("pool")).values()
+        (told,) = (await host.props("pool")).values()
+
+    assert asked == WorkerHealth(live=True, ready=True, state="ready", detail="well")
+    assert told == PROPS
+    assert {type(asked), type(asked.detail), type(told)} == {WorkerHealth, str, WorkerProps}
+
+
+@virtual
+async def test_capabilities_that_are_none():
+    """Battery 31: something else in the place of the capabilities is a wrong field, whatever it holds."""
+    props = WorkerProps(4, 3, msgspec.to_builtins(PROPS.capabilities))
+    async with host_of(Odd(READY, props)) as host:
+        (told,) = (await host.props("pool")).values()
+
+    assert isinstance(told, AdapterError)
+    assert "with a wrong field: a dict is no Capabilities" in told.message
+
+
+@virtual
+async def test_slots_that_cannot_be():
+    """Battery 31: a number of slots below one is not known, told once, and the replica gets no more tasks for it."""
+    odd, well = Odd(READY, WorkerProps(-1, -2, PROPS.capabilities)), Odd(READY, WorkerProps(1, 1, PROPS.capabilities))
+    told: list[AdapterBroke] = []
+    async with host_of(odd, well) as host:
+        host.observe(lambda event: told.append(event) if isinstance(event, AdapterBroke) else None)
+        for _ in range(2):
+            props = await host.props("pool")
+        await asyncio.sleep(200)  # it is asked again meanwhile
+        streams = [await host.submit("pool", task()) for _ in range(6)]
+        in_flight = [status.in_flight for status in host.status()]
+        slots = [status.slots for status in host.status()]
+        for stream in streams:
+            await stream.aclose()
+
+    assert props["0"] == WorkerProps(None, None, PROPS.capabilities)
+    assert slots == [None, 1]
+    assert in_flight == [3, 3]
+    assert [(event.replica_id, event.what, event.error) for event in told] == [
+        ("0", "props", "slots_total is -1, taken for unknown"),
+        ("0", "props", "slots_free is -2, taken for unknown"),
+    ]

@@ -56,7 +56,8 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
 
     `broke` is told what the adapter did wrong where no task fails of it: where, and the class of what it raised.
     `fingerprint` tells what it was built from: another one needs another binding. `http` are its pool's overrides.
-    `unanswered` are questions that were given up and still run. `replica` is `pool_id/replica_id`.
+    `unanswered` are questions that were given up and still run, `nonsense` what was told to be wrong.
+    `replica` is `pool_id/replica_id`.
     """
 
     info: BindingInfo
@@ -69,6 +70,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
     leases: Leases = msgspec.field(default_factory=Leases)
     broke: Callable[[str, str], None] = _untold
     unanswered: set[asyncio.Future[object]] = msgspec.field(default_factory=set)
+    nonsense: set[str] = msgspec.field(default_factory=set)
     replica: str = ""
 
     def __post_init__(self) -> None:

@@ -207,7 +207,7 @@ class AdapterCounted(ReplicaEvent, frozen=True, kw_only=True, tag="count"):
 
 
 class AdapterBroke(ReplicaEvent, frozen=True, kw_only=True, tag="adapter_fault"):
-    """An adapter raised, or took too long, where no task fails of it."""
+    """An adapter raised, took too long, or said what cannot be, where no task fails of it."""
 
     what: str
     error: str

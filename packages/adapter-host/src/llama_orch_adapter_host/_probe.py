@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
-from llama_orch_adapter_api import DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps
+from llama_orch_adapter_api import Capabilities, DecodeTimeout, WorkerAdapter, WorkerError, WorkerHealth, WorkerProps
 
 from ._binding import Binding
 from ._exits import is_strangers
@@ -28,7 +28,20 @@ async def ask_health(binding: Binding) -> WorkerHealth:
 
 async def ask_props(binding: Binding) -> WorkerProps | WorkerError:
     """What the replica can do, or why it does not say."""
-    return await _ask(binding, lambda adapter: adapter.props(), WorkerProps)
+    answer = await _ask(binding, lambda adapter: adapter.props(), WorkerProps)
+    return _counted(binding, answer) if isinstance(answer, WorkerProps) else answer
+
+
+def _counted(binding: Binding, props: WorkerProps) -> WorkerProps:
+    """Numbers of slots that cannot be are not known: told once, and no reason to lose a replica that works."""
+    for name, least in (("slots_total", 1), ("slots_free", 0)):
+        number = getattr(props, name)
+        if number is not None and number < least:
+            if name not in binding.nonsense:
+                binding.nonsense.add(name)
+                binding.broke("props", f"{name} is {number}, taken for unknown")
+            props = msgspec.structs.replace(props, **{name: None})
+    return props
 
 
 async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object]], kind: type[T]) -> T | WorkerError:
@@ -41,9 +54,10 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
         if not isinstance(answer, kind):
             wrong = f"not a {kind.__name__}"
         else:
-            wrong = _wrong_in(answer, kind)
-            if not wrong:
-                return answer
+            try:
+                return _plain(answer, kind)
+            except (msgspec.ValidationError, TypeError) as error:  # the latter for what is no value at all
+                wrong = f"with a wrong field: {error}"
         failure: WorkerError = plugin_error(binding, f"answered a {type(answer).__name__}, {wrong}")
     except WorkerError as error:
         failure = error
@@ -56,13 +70,30 @@ async def _ask(binding: Binding, ask: Callable[[WorkerAdapter], Awaitable[object
     return failure.placed(engine=info.engine, pool=info.pool_id, replica=info.replica_id)
 
 
-def _wrong_in(answer: T, kind: type[T]) -> str:
-    """Which of its fields is not of its type, "" where none is: a Struct that is made in Python checks none."""
-    try:
-        msgspec.convert(msgspec.to_builtins(answer), kind)
-    except (msgspec.ValidationError, TypeError) as error:  # the latter for what is no value at all
-        return f"with a wrong field: {error}"
-    return ""
+def _plain(answer: T, kind: type[T]) -> T:
+    """The answer in the boundary's own kind. Raises for a wrong field: a Struct that is made in Python checks none.
+
+    What an adapter's subclass holds beside the boundary's fields is its own.
+    """
+    return msgspec.convert(msgspec.to_builtins(_fields(answer, kind), enc_hook=_bare), kind)
+
+
+def _fields(answer: object, kind: type) -> dict[str, object]:
+    if not isinstance(answer, kind):
+        raise TypeError(f"a {type(answer).__name__} is no {kind.__name__}")
+    fields = {name: getattr(answer, name) for name in kind.__struct_fields__}  # type: ignore[attr-defined]  # a Struct's
+    if kind is WorkerProps:
+        fields["capabilities"] = _fields(fields["capabilities"], Capabilities)
+    return fields
+
+
+def _bare(value: object) -> object:
+    """A subclass of `str` or `int` is as good as they are."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    raise TypeError(f"a {type(value).__name__} is no value")
 
 
 async def farewell(
