@@ -105,8 +105,36 @@ async def test_the_one_that_failed_where_no_other_is_left(error: WorkerError, as
         await fills.aclose()
 
     assert fails.begun == asked
+    attempts = record_of(host, request).attempts
     assert replicas_of(record_of(host, request)) == asked * ["1"]
+    assert [attempt.why for attempt in attempts[1:]] == (asked - 1) * ["least in flight, as no other takes it"]
     assert isinstance(outcome, type(error)) if asked == 1 else tokens(outcome) == ["yes"]
+
+
+@pytest.mark.parametrize("error", [broke(), reset()], ids=["500", "reset"])
+@pytest.mark.parametrize("fills_up", [True, False], ids=["fills up", "no third"])
+@virtual
+async def test_back_only_where_its_own_failure_allows_it(error: WorkerError, *, fills_up: bool):
+    """ORCH-3602: of two that failed only one that may be asked again is, and its record says why."""
+    policy = PoolPolicy(max_in_flight=1, retry=RetryPolicy(base=1, cap=1))
+    third = [Replica((STARTED, Token("long", 0), 99))] if fills_up else []
+    failing, refusing = Replica((error,), ANSWER), Replica((refused(),), (refused(),), ANSWER)
+    async with host_of(*third, *([failing, refusing] if fills_up else [refusing, failing]), policy=policy) as host:
+        reader = asyncio.create_task(outcome_of(host, request := task()))
+        while not refusing.begun:
+            await asyncio.sleep(0.001)
+        fills = await host.submit("pool", task(replica_id="0")) if fills_up else None
+        outcome = await reader
+        if fills is not None:
+            await fills.aclose()
+
+    assert isinstance(outcome, PoolUnavailable)
+    assert (failing.begun, refusing.begun) == (1, 2)
+    assert [attempt.why for attempt in record_of(host, request).attempts] == [
+        "least in flight",
+        "least in flight",
+        "least in flight, as no other takes it",
+    ]
 
 
 @virtual

@@ -21,7 +21,7 @@ _FRESH = Past(0)
 class Attempts:
     """Ends where the task was cancelled; raises what it was ended with otherwise, its last failure by its block."""
 
-    __slots__ = ("_call", "_ceilings", "_failure", "_past", "_policy", "_retry", "_router", "_tried")
+    __slots__ = ("_call", "_ceilings", "_failure", "_past", "_policy", "_retry", "_router", "_spent", "_tried")
 
     def __init__(self, call: Call, router: Router) -> None:
         policy = call.pool.policy.retry
@@ -30,6 +30,7 @@ class Attempts:
         self._call = call
         self._router = router
         self._tried: tuple[Binding, ...] = ()
+        self._spent: tuple[Binding, ...] = ()  # those of them whose own failure allows no second time
         self._failure: WorkerError | None = None
         self._retry: Retry | None = None
         self._ceilings: Iterator[float] | None = None
@@ -46,14 +47,17 @@ class Attempts:
         Raises `PoolUnavailable` where nobody does.
         """
         call, failure = self._call, self._failure
-        if self._retry is None or self._retry.same:
+        if self._retry is None or failure is None:
             return self._router.route(call.pool, call.task, Look(now))
-        try:
-            return self._router.route(call.pool, call.task, Look(now, self._tried))
-        except PoolUnavailable:  # another one would have taken it before the back-off
-            if failure is None or not allows_same(failure):
-                raise
-            return self._router.route(call.pool, call.task, Look(now))
+        if not self._retry.same:
+            try:
+                return self._router.route(call.pool, call.task, Look(now, self._tried))
+            except PoolUnavailable:  # another one would have taken it before the back-off
+                if not allows_same(failure):
+                    raise
+        picked = self._router.route(call.pool, call.task, Look(now, self._spent))
+        back = picked.binding in self._tried and allows_same(failure)  # a stale connection is no reason to leave
+        return Pick(picked.binding, f"{picked.why}, as no other takes it") if back else picked
 
     def __aiter__(self) -> Self:
         return self
@@ -95,6 +99,8 @@ class Attempts:
         failed = call.binding
         assert failed is not None  # noqa: S101  # it was asked
         self._tried += (failed,)
+        if not (allows_same(error) or error.stale_connection):
+            self._spent += (failed,)
         self._past = _after(self._past, meaning_of(error))
         now = call.now()
         if self._ceilings is None:
