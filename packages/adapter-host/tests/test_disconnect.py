@@ -126,6 +126,25 @@ async def test_a_client_that_leaves_cancels_a_task_that_ran_before():
     assert now() <= 10 + 0.2
 
 
+@pytest.mark.parametrize("seconds", [3.1, 4.0], ids=["before the other is sent", "while the other runs"])
+@virtual
+async def test_a_client_that_leaves_cancels_no_task_of_another(seconds: float):
+    """ORCH-3601: after its task has ended by itself, a client that leaves cancels none that is sent under its id."""
+    request = task()
+    ends: list[str] = []
+
+    async def serve(host: AdapterHost, client: Receiving, at: float) -> None:
+        await asyncio.sleep(at)
+        async with host.cancel_on_disconnect(client, "pool", request.task_id):
+            ends.append((await drained(await host.submit("pool", request)))[-1].finish_reason)
+            await asyncio.sleep(2)  # it stores the answer
+
+    async with host_of(Words(words=3)) as host:
+        await asyncio.gather(serve(host, Receiving(seconds), 0.0), serve(host, Receiving(99), 3.5))
+
+    assert ends == ["stop", "stop"]
+
+
 @virtual
 async def test_a_client_that_stays_changes_nothing():
     """ORCH-3601: the watch ends with its block, and leaves no task behind."""

@@ -219,24 +219,30 @@ class AdapterHost(Looks, Changes, Ending):
         """Within the block, cancel the task as soon as the client of a web server is gone, wherever the task is then.
 
         `client` is a request of an aiohttp server, of Starlette or FastAPI, or ASGI's `receive`. Enter it before
-        `submit`, which may wait long for the first token. Raises `TypeError` for what is none of these; a client that
+        `submit`, which may wait long for the first token. A task that is sent under the id after that one has ended is
+        somebody else's. Raises `TypeError` for what is none of these; a client that
         raises while it is asked is logged, and watched no more.
         """
-        gone = leaving(client)
-        watching = asyncio.get_running_loop().create_task(self._cancel_when(gone, pool_id, task_id))
+        gone, past = leaving(client), self._ledger.ended(task_id)
+        watching = asyncio.get_running_loop().create_task(self._cancel_when(gone, pool_id, task_id, past))
         try:
             yield
         finally:
             watching.cancel()
             await asyncio.wait([watching])
 
-    async def _cancel_when(self, gone: Callable[[], Awaitable[None]], pool_id: str, task_id: str) -> None:
+    async def _cancel_when(
+        self, gone: Callable[[], Awaitable[None]], pool_id: str, task_id: str, past: FlightRecord | None
+    ) -> None:
+        """`past` is what was known of the id before: as long as nothing newer has ended, the task is still to come."""
         try:
             await gone()
         except Exception as error:  # noqa: BLE001  # a web server's code, and none of the block's trouble
             logger.warning("task %s: asking for its client raised %s; it is watched no more", task_id, told(error))
             return
-        while (await self.cancel(pool_id, task_id)).outcome != "cancelled":  # noqa: ASYNC110  # not submitted yet, or anew
+        while self._ledger.ended(task_id) is past:  # not submitted yet, or anew
+            if (await self.cancel(pool_id, task_id)).outcome == "cancelled":
+                return
             await asyncio.sleep(_LOOK)
 
     def explain(self, task_id: str) -> FlightRecord | None:

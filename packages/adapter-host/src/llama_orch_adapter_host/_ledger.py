@@ -38,6 +38,10 @@ class Ledger:
         call = self._live.get(task_id)
         return self._ended.get(task_id) if call is None else call.record
 
+    def ended(self, task_id: str) -> FlightRecord | None:
+        """What became of the latest task of this id that has ended."""
+        return self._ended.get(task_id)
+
     def check(self, pool_id: str, task: TaskRequest) -> None:
         """Refuse a task that runs already, whose adapter is not done with it, or that may be what ends replicas."""
         if task.task_id in self._live:
