@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from llama_orch_adapter_api import AdapterError, PoolUnavailable, WorkerError, WorkerReset
-from llama_orch_adapter_host import AdapterHost, FlightRecord
+from llama_orch_adapter_host import AdapterHost, FlightRecord, PoolPolicy
 from llama_orch_adapter_host._events import HostEvent, TaskAdmitted, TaskEnded
 
 from .adapters import STARTED, Tidy, Words, drained, end, host_of, task, virtual  # type: ignore[import-not-found]  # no packages
@@ -129,3 +129,25 @@ async def test_a_refused_resend_hides_nothing():
     assert (resent.detail, unknown.value.detail) == ("duplicate_task", "unknown_pool")
     assert record is stream.record
     assert (record.ending, len(record.attempts), receipt.outcome) == ("cancelled", 1, "already_done")
+
+
+@virtual
+async def test_a_resend_that_no_replica_takes_hides_nothing():
+    """ORCH-3601: a task that was taken in again, and that no replica took, is explained by what it did before."""
+    request = task()
+    async with host_of(Words(), policy=PoolPolicy(max_in_flight=1)) as host:
+        first = await host.submit("pool", request)
+        await drained(first)
+        other = await host.submit("pool", task())
+        error = await outcome_of(host, request)
+        record = record_of(host, request)
+        await other.aclose()
+        again = await host.submit("pool", request)
+        await drained(again)
+        latest = record_of(host, request)
+
+    assert isinstance(error, PoolUnavailable)
+    assert isinstance(error.record, FlightRecord)
+    assert (error.record.detail, error.record.attempts) == ("at_capacity", [])
+    assert record is first.record
+    assert latest is again.record is not record

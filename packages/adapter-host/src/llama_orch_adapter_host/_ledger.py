@@ -89,16 +89,17 @@ class Ledger:
             del self._leaving[flight.task.task_id]
 
     def refused(self, record: FlightRecord) -> None:
-        """A task ended before it was taken in. What its id did before says more, and is kept; so is one that runs."""
+        """A task ended before it was taken in; one that runs under its id is left alone."""
         if record.task_id in self._live:
             return
         past = self._ended.get(record.task_id)
         if past is not None:
             record.resets = past.resets
-        self._keep(past if past is not None and past.attempts else record)
+        self._keep(record)
 
     def _keep(self, record: FlightRecord) -> None:
-        self._ended.pop(record.task_id, None)  # one that was there would keep its place
-        self._ended[record.task_id] = record
+        """Of a task that no replica was asked for, what its id did before says more, and is kept."""
+        past = self._ended.pop(record.task_id, None)  # it would keep its place
+        self._ended[record.task_id] = past if past is not None and past.attempts and not record.attempts else record
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
