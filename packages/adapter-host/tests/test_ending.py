@@ -488,6 +488,24 @@ async def test_plugins_found_by_a_closed_host_are_let_go_of(install: Callable[..
     assert "hooks of late" not in [thread.name for thread in threading.enumerate()]
 
 
+async def test_plugins_found_after_entering_was_cancelled_are_let_go_of(install: Callable[..., None]):
+    """Battery 30: what a cancelled entering finds once it has been given up leaves no thread behind."""
+    install("late", "@hookimpl\ndef llama_orch_on_event(event): pass\n")
+    cancelled = threading.Event()
+    host = AdapterHost()
+    host._read = lambda: HostConfig({}) if cancelled.wait() else None  # as from a slow disk
+    entering = asyncio.create_task(host.__aenter__())
+    await asyncio.sleep(0)
+    entering.cancel()
+    await asyncio.wait([entering])
+    cancelled.set()
+    await asyncio.get_running_loop().shutdown_default_executor()  # it has found them all
+
+    assert entering.cancelled()
+    assert [plugin.name for plugin in host.plugins.listing() if plugin.name == "late"] == ["late"]
+    assert "hooks of late" not in [thread.name for thread in threading.enumerate()]
+
+
 @virtual
 async def test_what_was_built_beside_a_failure_is_closed():
     """ORCH-3600: adapters that were built and never bound are closed once, with the host; a taken id builds none."""

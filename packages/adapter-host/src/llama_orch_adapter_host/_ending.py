@@ -24,7 +24,7 @@ _DRAIN_LOOK = 0.05
 _CLOSE_WITHIN = 3.0 - _DRAIN_LOOK
 """Seconds from the end of the draining until all is closed, whatever streams, adapters and plugins do."""
 
-_LAST_WORDS = 1.0
+LAST_WORDS = 1.0
 """Seconds that plugins may take of that for what they were told last."""
 
 _LEAST_WORDS = 0.25
@@ -92,13 +92,20 @@ class Ending:
         self._watch.close()
         await self._fleet.close(min(FAREWELL_LIMIT, until - _LEAST_WORDS - loop.time()))
         self._bus.emit(HostStopped(duration=loop.time() - began))
-        await self._leave_plugins(max(0.0, min(_LAST_WORDS, until - loop.time())))
+        await self._leave_plugins(max(0.0, min(LAST_WORDS, until - loop.time())))
 
-    async def _leave_plugins(self, limit: float = _LAST_WORDS) -> None:
+    async def _leave_plugins(self, limit: float) -> None:
         """Let go of the plugins once they are told what there is to tell, for which they may take `limit` seconds."""
         if self._plugins is not None and self._plugins.listening:
+            await asyncio.to_thread(self._let_go, limit)  # so that unbinding is told before we are gone
+        else:
+            self._let_go(limit)
+
+    def _let_go(self, limit: float) -> None:
+        """The same; not on the loop where plugins listen."""
+        if self._plugins is not None and self._plugins.listening:
             leave = self._plugins.close if self._owns_plugins else self._plugins.settle
-            await asyncio.to_thread(leave, limit)  # so that unbinding is told before we are gone
+            leave(limit)
         if self._relay is not None:
             self._relay.close()
 

@@ -28,7 +28,7 @@ from ._changes import Changes
 from ._config import ConfigError, HostConfig
 from ._confirm import confirmed
 from ._disconnect import Client, leaving
-from ._ending import Ending
+from ._ending import LAST_WORDS, Ending
 from ._file import ConfigFile
 from ._fleet import Fleet
 from ._flight import cancelled
@@ -126,7 +126,7 @@ class AdapterHost(Looks, Changes, Ending):
             raise RuntimeError(f"this host {matter}; a host is entered once · make a new one")
         self._entered = True
         try:
-            blueprints = await asyncio.to_thread(self._blueprints)  # imports packages, reads files
+            blueprints = await asyncio.to_thread(self._find)  # imports packages, reads files
             if self._stopping:
                 raise RuntimeError("this host was closed while it was being entered · make a new one")
             self._build(blueprints)
@@ -135,10 +135,7 @@ class AdapterHost(Looks, Changes, Ending):
             for binding in self._registry.all():
                 self._fleet.watch(binding)
         except BaseException:
-            late = self._stopping  # what was found since it was closed is nobody's but ours
             await self.aclose(drain=0)
-            if late:
-                await self._leave_plugins()
             raise
         return self
 
@@ -285,6 +282,14 @@ class AdapterHost(Looks, Changes, Ending):
             raise PoolUnavailable(
                 "this host is stopping · use another one", detail="draining", phase="queue", pool=pool_id
             )
+
+    def _find(self) -> list[Blueprint]:
+        """What is to be bound. On a thread, which goes on where entering is given up: what it finds then is let go."""
+        try:
+            return self._blueprints()
+        finally:
+            if self._stopping:
+                self._let_go(LAST_WORDS)
 
     def _blueprints(self) -> list[Blueprint]:
         plugins, config = self.plugins, self._read()  # found in any case: a later `bind` may not block the loop
