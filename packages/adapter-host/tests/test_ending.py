@@ -457,6 +457,29 @@ async def test_stopping_is_told_before_it_begins():
 
 
 @virtual
+async def test_a_host_is_closed_once_by_who_is_told_of_it():
+    """Battery 30: an observer that closes the host as it hears of the stop waits for it, also in an eager task."""
+    adapter = Words()
+    told: list[type[HostEvent]] = []
+    closing: list[asyncio.Task[None]] = []
+    async with host_of(adapter) as host:
+
+        def close(event: HostEvent) -> None:
+            told.append(type(event))
+            if isinstance(event, HostStopping):
+                closing.append(asyncio.get_running_loop().create_task(host.aclose(drain=0)))
+
+        host.observe(close)
+        asyncio.get_running_loop().set_task_factory(eager)
+        await host.aclose(drain=0)
+        asyncio.get_running_loop().set_task_factory(None)
+        await asyncio.wait(closing)
+
+    assert told == [HostStopping, ReplicaDraining, ReplicaDrained, ReplicaUnbound, HostStopped]
+    assert (len(closing), adapter.closed) == (1, 1)
+
+
+@virtual
 async def test_a_host_closed_while_it_is_entered():
     """Battery 30: a host that is closed before it was entered stays closed: it binds nothing, entering raises."""
     adapter = Words()

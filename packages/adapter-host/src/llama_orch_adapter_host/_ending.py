@@ -60,11 +60,15 @@ class Ending:
         self._stopping = True
         loop = asyncio.get_running_loop()
         cut: Counter[Binding | None] = Counter()
-        self._bus.emit(HostStopping(flights=len(self._ledger)))  # first: a task that starts eagerly ends streams
-        for binding in self._fleet.registry.all():
-            self._fleet.refuse(binding, drain)
-        draining = loop.create_task(self._drain(drain, cut))
-        self._closing = loop.create_task(self._close(draining, cut))
+        begun: asyncio.Future[asyncio.Task[None]] = loop.create_future()
+        self._closing = loop.create_task(self._close(begun, cut))  # before anybody is told, who may close it too
+        try:
+            self._bus.emit(HostStopping(flights=len(self._ledger)))  # first: a task that starts eagerly ends streams
+            for binding in self._fleet.registry.all():
+                self._fleet.refuse(binding, drain)
+        finally:
+            draining = loop.create_task(self._drain(drain, cut))
+            begun.set_result(draining)
         for trigger in self._triggers:
             trigger.close()
         self._reloads.close()
@@ -75,11 +79,14 @@ class Ending:
             await asyncio.wait([self._closing])
             raise
 
-    async def _close(self, draining: asyncio.Task[None], cut: Counter[Binding | None]) -> None:
-        """Once begun it is finished, whoever waits for it. `cut` is how many streams of each were ended meanwhile."""
+    async def _close(self, begun: asyncio.Future[asyncio.Task[None]], cut: Counter[Binding | None]) -> None:
+        """Once `begun`, with the draining, it is finished, whoever waits for it.
+
+        `cut` is how many streams of each were ended meanwhile.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await asyncio.wait([draining])
+        await asyncio.wait([await begun])
         until = loop.time() + _CLOSE_WITHIN
         leases = [lease for binding in self._fleet.bindings() for lease in binding.leases]
         for call in self._ledger.calls():  # the draining was given up
