@@ -36,7 +36,9 @@ class Tracing:
     """An observer that makes spans with `tracer`, of the program's own tracer provider where left out.
 
     A task's `traceparent` is its span's parent; without one, the span that is current where the task is submitted.
-    Several hosts may share one: each tells the end of every task of its own before it has stopped.
+    Several hosts may share one, as long as no two of them run a task of the same id at a time, such as one that a
+    caller sends to both: the second ends the first one's spans as lost. Give each host its own there. A host tells the
+    end of every task of its own before it has stopped.
     """
 
     def __init__(self, tracer: Tracer | None = None, *, most: int = MOST) -> None:
