@@ -1,5 +1,6 @@
 """Who may do what."""
 
+import asyncio
 import hmac
 import secrets
 
@@ -45,6 +46,17 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 async def ask(client: Client, method: str, path: str, headers: object = None) -> tuple[int, str, CIMultiDict[str]]:
     async with client.session.request(method, client.url + path, headers=headers) as response:
         return response.status, await response.text(), CIMultiDict(response.headers)
+
+
+async def raw(client: Client, head: str) -> str:
+    """What is answered to the lines of a head, until the server closes."""
+    reader, writer = await asyncio.open_connection(*client.url.removeprefix("http://").split(":"))
+    writer.write(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+    try:
+        async with asyncio.timeout(10):
+            return (await reader.read()).decode()
+    finally:
+        writer.close()
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -129,6 +141,34 @@ async def test_missing_and_wrong_are_one_answer(tokens: None, headers: list[tupl
             assert got["WWW-Authenticate"] == "Bearer"
             assert set(got) == set(plain[2])
     assert engine.begun == []
+
+
+@pytest.mark.parametrize("expected", ["100-continue", "more"])
+async def test_what_is_expected_tells_nothing(tokens: None, expected: str):
+    """Whatever `Expect` says, nobody without a token learns by it which paths and methods there are."""
+    async with serving(Engine(words()), toml=TOML) as client:
+        plain = await ask(client, "POST", "/v1/tasks")
+        for method, path in (
+            ("POST", "/v1/tasks"),
+            ("POST", "/nope"),
+            ("POST", "/v1/nope"),
+            ("DELETE", "/v1/tasks"),
+            ("PUT", "/v1/pools/x/drain"),
+        ):
+            answer = await raw(client, f"{method} {path} HTTP/1.1\r\nHost: x\r\nExpect: {expected}\r\n")
+            head, _, body = answer.partition("\r\n\r\n")
+
+            assert head.split("\r\n")[0] == "HTTP/1.1 401 Unauthorized"
+            assert body == plain[1]
+
+
+async def test_what_is_not_served_names_its_methods(tokens: None):
+    """To who has a token, 405 tells which methods a path has, and 404 that it has none, also with `Expect`."""
+    async with serving(Engine(words()), toml=TOML) as client:
+        for more in ({}, {"Expect": "more"}):
+            status, _, headers = await ask(client, "DELETE", "/v1/tasks/x", bearer(TASKS) | more)
+            assert (status, headers["Allow"]) == (405, "GET")
+            assert (await ask(client, "DELETE", "/v1/x", bearer(TASKS) | more))[0] == 404
 
 
 async def test_who_has_a_token_is_let_in(tokens: None):

@@ -3,12 +3,13 @@
 A room of handlers has its routes in a tuple `ROUTES`; `_app.routes_of` puts those of all rooms together.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from aiohttp.web_urldispatcher import MatchInfoError
 from llama_orch_adapter_api import one_line
 
 from ._refusal import invalid
@@ -71,6 +72,31 @@ def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
             app.router.add_get(route.path, route.handler, allow_head=route.head, expect_handler=_expect)
         else:
             app.router.add_route(route.method, route.path, route.handler, expect_handler=_expect)
+    app.router.register_resource(_Rest(app.router))
+
+
+class _Rest(web.PlainResource):
+    """What no other resource serves: 404 or 405, and `Expect` as everywhere.
+
+    aiohttp's own answers `Expect` before anybody is asked for a token, and so would tell what is served and what not.
+    """
+
+    def __init__(self, router: web.UrlDispatcher) -> None:
+        super().__init__("/{rest}")  # it is come to last: all paths begin with what stands before the brace
+        self._router = router
+
+    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
+        """Whatever it is."""
+        others = [resource for resource in self._router.resources() if resource is not self]
+        allowed = {method for each in others for method in (await each.resolve(request))[1]}
+        error = web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound()
+        return _Unserved(error), set()
+
+
+class _Unserved(MatchInfoError):
+    @property
+    def expect_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+        return _expect
 
 
 async def _expect(_: web.Request) -> None:
