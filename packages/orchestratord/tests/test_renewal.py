@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -84,6 +84,14 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Put back what SIGHUP does: a process that has served ignores it."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 async def test_tokens_and_certificate_are_renewed(site: Site) -> None:
     """From then on a connection gets the new certificate, and a request needs a new token."""
     async with site.serving():
@@ -152,6 +160,7 @@ async def test_tokens_of_a_server_that_others_reach_do_not_vanish(site: Site) ->
         assert await site.status(NEW, "old") == 401
 
 
+@pytest.mark.usefixtures("hangup")
 async def test_a_signal_renews_each_time(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """At SIGHUP all is read again; one that fails is told, and the next one may succeed."""
     async with site.serving():
@@ -166,7 +175,22 @@ async def test_a_signal_renews_each_time(site: Site, caplog: pytest.LogCaptureFi
                     pass
 
     assert "auth.tokens[0]: the token cannot be used" in caplog.text
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("hangup")
+def test_a_stop_is_not_cut_by_the_signal(site: Site) -> None:
+    """Once it was heard it ends nothing any more: not while tasks run out, and not when the loop is closed."""
+    meanwhile = []
+
+    async def stopped() -> None:
+        async with site.serving():
+            with renewing(site.app, site.settings, site.read, reloads=False):
+                pass
+            meanwhile.append(signal.getsignal(signal.SIGHUP))
+
+    asyncio.run(stopped())
+
+    assert [*meanwhile, signal.getsignal(signal.SIGHUP)] == [signal.SIG_IGN] * 2
 
 
 async def test_a_server_without_files_heeds_no_signal(site: Site) -> None:

@@ -40,21 +40,23 @@ async def renew(app: web.Application, settings: ServerConfig, read: Read) -> Non
 def renewing(app: web.Application, settings: ServerConfig, read: Read, *, reloads: bool) -> Iterator[None]:
     """Within the block, renew at each SIGHUP, and reload the host where `reloads`. Main thread only.
 
-    Signals that come meanwhile make one more. What fails is logged, or told by the host's event. Where there is nothing
-    to be read again SIGHUP does what it does: it comes when a terminal is closed.
+    Signals that come meanwhile make one more. What fails is logged, or told by the host's event. After the block SIGHUP
+    is ignored until the process is done: who sends it to have files read again does not mean to cut what a stop lets
+    run out. Where there is nothing to be read again SIGHUP does what it does: it comes when a terminal is closed.
     """
     hup: signal.Signals | None = getattr(signal, "SIGHUP", None)
     if hup is None or not (reloads or settings.auth.tokens or settings.server.tls):
         yield
         return
     loop, heard = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(hup, heard.set)
+    # not by the loop, which puts the default back when it closes, and that ends the process
+    signal.signal(hup, lambda *_: loop.call_soon_threadsafe(heard.set))
     following = loop.create_task(_follow(heard, app, settings, read, reloads=reloads))
     try:
         yield
     finally:
+        signal.signal(hup, signal.SIG_IGN)
         following.cancel()
-        loop.remove_signal_handler(hup)
 
 
 async def _follow(
