@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -18,6 +19,7 @@ from llama_orch_adapter_host import AdapterHost, ConfigError
 from llama_orch_orchestratord import ServerConfig, create_app, read_config
 from llama_orch_orchestratord._renewal import renew, renewing
 from llama_orch_orchestratord._server import listening
+from llama_orch_orchestratord._tls import tls_context
 
 from .serving import Engine, plugins_of, until, words  # type: ignore[import-not-found]  # test folders are no packages
 
@@ -147,6 +149,33 @@ async def test_what_is_wrong_changes_nothing(site: Site, name: str, text: str, p
         assert await site.status(NEW, "old") == 401
 
 
+async def test_a_certificate_that_is_just_being_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there when it is looked for and gone when it is loaded: told, like any other that cannot be used."""
+    certificate, real = site.folder / "cert.pem", ssl.SSLContext.load_cert_chain
+
+    def load(context: ssl.SSLContext, *files: Any, **more: Any) -> None:
+        certificate.unlink()
+        real(context, *files, **more)
+
+    async with site.serving():
+        monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load)
+        with pytest.raises(ConfigError, match=r"cannot be used \(No such file or directory\)"):
+            await renew(site.app, site.settings, site.read)
+
+        assert await site.status(OLD, "old") == 200
+
+
+@pytest.mark.parametrize("name", ["cert", "key"])
+def test_a_path_that_cannot_be_one(site: Site, name: str) -> None:
+    """A NUL in the path of a file is told like a file that is not there."""
+    site.write("orchestratord.toml", TOML.replace(f"{name}.pem", "a\\u0000b"))
+    files = site.read().server.tls
+    assert files is not None
+
+    with pytest.raises(ConfigError, match=f"tls.{name} .*a\\x00b cannot be read: embedded null byte; give a file"):
+        tls_context(files)
+
+
 async def test_tokens_of_a_server_that_others_reach_do_not_vanish(site: Site) -> None:
     """As at the start: without a token it would be open to all of them."""
     exposed = msgspec.structs.replace(site.settings.server, listen="0.0.0.0:0")
@@ -175,6 +204,27 @@ async def test_a_signal_renews_each_time(site: Site, caplog: pytest.LogCaptureFi
                     pass
 
     assert "auth.tokens[0]: the token cannot be used" in caplog.text
+
+
+@pytest.mark.usefixtures("hangup")
+async def test_a_signal_is_heard_after_whatever_failed(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault that nobody thought of is logged with its traceback, and the next signal renews."""
+    caplog.set_level("INFO")
+    faults: list[Exception] = [RuntimeError("nobody thought of it")]
+
+    def read() -> ServerConfig:
+        if faults:
+            raise faults.pop()
+        return site.read()
+
+    async with site.serving():
+        with renewing(site.app, site.settings, read, reloads=False):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: "report it" in caplog.text)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: "those of the files now" in caplog.text)
+
+    assert "RuntimeError: nobody thought of it" in caplog.text
 
 
 @pytest.mark.usefixtures("hangup")

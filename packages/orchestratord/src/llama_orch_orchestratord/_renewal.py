@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 from aiohttp import web
@@ -34,6 +34,7 @@ async def renew(app: web.Application, settings: ServerConfig, read: Read) -> Non
     if tls is not None and files is not None:
         tls.renew(await asyncio.to_thread(tls_context, files))
     app[KEYRING].replace(fresh.auth.tokens)
+    logger.info("tokens and certificate are those of the files now")
 
 
 @contextlib.contextmanager
@@ -65,11 +66,18 @@ async def _follow(
     while True:
         await heard.wait()
         heard.clear()
-        try:
-            await renew(app, settings, read)
-            logger.info("tokens and certificate are those of the files now")
-        except ConfigError as error:
-            logger.error("tokens and certificate stay as they were: %s", "; ".join(error.problems))  # noqa: TRY400
+        await _attempt(renew(app, settings, read))
         if reloads:
-            with contextlib.suppress(ReloadError):  # which its event told
-                await app[HOST].reload()
+            await _attempt(app[HOST].reload())
+
+
+async def _attempt(change: Awaitable[object]) -> None:
+    """What fails is told, whatever it is: the next signal tries again."""
+    try:
+        await change
+    except ConfigError as error:
+        logger.error("tokens and certificate stay as they were: %s", "; ".join(error.problems))  # noqa: TRY400
+    except ReloadError:
+        pass  # which its event told
+    except Exception:
+        logger.exception("what SIGHUP has read again stays as it was; report it")

@@ -35,12 +35,13 @@ def tls_context(files: TlsSettings) -> ssl.SSLContext:
     for name, file in (("cert", files.cert), ("key", files.key)):
         try:
             file.open("rb").close()
-        except OSError as error:
-            raise ConfigError([f"tls.{name} {file} cannot be read: {error.strerror}; give a file in PEM"]) from None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError([f"tls.{name} {file} cannot be read: {why}; give a file in PEM"]) from None
     try:
         context.load_cert_chain(files.cert, files.key, password=lambda: "")
-    except (ssl.SSLError, ValueError) as error:
-        why = getattr(error, "reason", None) or type(error).__name__
+    except (OSError, ValueError) as error:  # also where a file is just being replaced
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
         told = f"{files.cert} and {files.key} cannot be used ({why})"
         raise ConfigError([f"tls: {told}; give a certificate and its own key in PEM, without a password"]) from None
     return context
