@@ -36,11 +36,13 @@ def mend_of(why: str, kind: type) -> str:
         if "unknown field" in why:
             return _one_of("it may have:", _fields(_at(kind, steps)))
         steps.append(field[1])
-    if got := _GOT.match(why):
+    there = [each for each in _at(kind, steps) if not isinstance(each, inspect.NoneType)]
+    closed = bool(there) and all(isinstance(each, inspect.LiteralType) for each in there)
+    if (got := _GOT.match(why)) and not closed:
         return _one_of("give", [" or ".join(_WORDS[name] for name in got[1].split(" | ") if name in _WORDS)])
     if why.startswith("Number out of range"):
         return "; give one that a 64-bit number holds"
-    return _one_of("give one of:", _choices(_at(kind, steps)))
+    return _one_of("give one of:", _choices(there))
 
 
 def _one_of(words: str, some: Iterable[str]) -> str:
