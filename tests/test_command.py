@@ -117,7 +117,11 @@ BAD_INPUT = {
     "no such file of messages": (6, ["--pool", f"chat=llamacpp:{NOWHERE}", "--messages", "no.json"], "No such file"),
     "a URL that is none": (5, ["--pool", "chat=llamacpp:ftp://x", "hi"], "give http://HOST:PORT"),
     "a key in the URL": (5, ["--pool", "chat=vllm:http://me:pw@127.0.0.1:1", "hi"], "set api_key"),
-    "no finite deadline": (6, ["--pool", f"chat=llamacpp:{NOWHERE}", "--deadline", "inf", "hi"], "seconds above 0"),
+    "no finite deadline": (
+        6,
+        ["--pool", f"chat=llamacpp:{NOWHERE}", "--deadline", "inf", "hi"],
+        "give seconds from 0.001",
+    ),
     "two sources of pools": (2, ["--pool", f"chat=llamacpp:{NOWHERE}", "--config", "p.toml", "hi"], "give one of them"),
     "a context for no engine": (2, ["--pool", f"chat=llamacpp:{NOWHERE}", "--context", "99", "hi"], "for --embedded"),
     "a pool that is none": (2, ["--pool", "chat", "hi"], "NAME=ENGINE:URL"),
