@@ -76,9 +76,9 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
 include-operation-id = "live"
 enabled = false
 
-[[operations]]
+[[operations]]  # nor which events a task has had
 include-operation-id = "streamTask"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "410"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "410"]
 """
 
 

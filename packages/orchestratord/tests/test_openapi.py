@@ -117,6 +117,22 @@ async def test_frames_are_as_described() -> None:
     assert set(shape(found)) == set(schema["text/event-stream"]["schema"]["discriminator"]["mapping"])
 
 
+@virtual
+async def test_the_id_of_an_event_is_as_described() -> None:
+    """What the document allows as `Last-Event-ID` can be read, and what it does not allow is refused."""
+    parameters = DOCUMENT["paths"]["/v1/tasks/{task_id}/stream"]["get"]["parameters"]
+    (schema,) = (each["schema"] for each in parameters if each["name"] == "Last-Event-ID")
+    got: dict[str, tuple[bool, bool]] = {}
+    async with serving(Engine(words()), toml="[stream]\ncancel_on_disconnect = false") as client:
+        for sent in ("", "0", "00", "9" * 18, "9" * 19, "-1", "1.0", "1 2", "FC3sIE;J-v\tVO", "x"):
+            async with client.open(await client.send(), **{"Last-Event-ID": sent}) as answer:
+                refused = "is no number" in await answer.text()
+            got[sent] = (Draft202012Validator(schema).is_valid(sent), not refused)
+
+    assert {allowed for allowed, _ in got.values()} == {True, False}
+    assert all(allowed == taken for allowed, taken in got.values()), got
+
+
 CALLS = [
     ("submitTask", {}, 202),
     ("viewTask", {}, 200),

@@ -36,6 +36,9 @@ _TAKEN = {
     "Last-Event-ID": "The id of the event that a reader got last; heeded where a task outlives its reader.",
     "X-Correlation-Id": "1 to 128 letters, digits or ._:/+=@- that the answer and the records shall have.",
 }
+_FORMS = {"Last-Event-ID": "^[0-9]{0,18}$"}
+"""Of headers that are refused in any other form; an empty one says nothing."""
+
 _PATHS = {
     "model": ("A pool, as its file names it.", "chat"),
     "pool_id": ("A pool, as its file names it.", "chat"),
@@ -193,7 +196,8 @@ def _parameters(route: Route) -> Iterator[Document]:
             described = field.pop("description")
             yield {"name": name, "in": "query", "required": False, "description": described, "schema": field}
     for name in (*route.takes, "X-Correlation-Id"):
-        yield {"name": name, "in": "header", "description": _TAKEN[name], "schema": {"type": "string"}}
+        form = {"type": "string"} | ({"pattern": _FORMS[name]} if name in _FORMS else {})
+        yield {"name": name, "in": "header", "description": _TAKEN[name], "schema": form}
 
 
 def _link(name: str) -> Document:
