@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from llama_orch_adapter_api import End, Metrics, TaskRequest, Token, TokenEvent
-from llama_orch_orchestratord._reader import BOUND
+from llama_orch_orchestratord._reader import BOUND, Reader
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
@@ -111,6 +111,34 @@ async def test_a_client_that_takes_nothing_at_all_is_gone() -> None:
         await asyncio.sleep(11)
         assert engine.running == 0
         connection.close()
+
+
+@virtual
+async def test_narration_behind_a_slow_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence that its client has no room for is tried again after narration_every, and not all the time."""
+    looks = 0
+    look = Reader._look
+
+    async def counted(self: Reader, now: float) -> None:
+        nonlocal looks
+        looks += 1
+        assert looks < 1000  # the clock stands still while something is to be done: else this would never end
+        await look(self, now)
+
+    monkeypatch.setattr(Reader, "_look", counted)
+    async with serving(Engine(words(20_000), slots=1), toml="[stream]\nnarration_every = 1.0") as client:
+        first, task_id = await client.send(), await client.send()
+        connection = await _dial(client, task_id, "?narration=true")
+        await until(lambda: client.census().read == 1)
+        await client.cancel(first)
+        await until(lambda: max(client.held()) > BOUND)
+        looks = 0
+        await asyncio.sleep(10)
+        assert 9 <= looks <= 12
+        body = await _rest(connection)
+        connection.close()
+
+    assert tokens(body) == list(range(20_000))
 
 
 @virtual

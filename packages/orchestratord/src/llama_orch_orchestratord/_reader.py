@@ -175,9 +175,10 @@ class Reader:
                     raise TimeoutError
                 if self._manner.heartbeat and self._idle:
                     await self._writer.write(HEARTBEAT)
-        if self._sentences and now >= self._next_sentence and self._idle:
-            self._next_sentence = now + self._manner.narration_every
-            await self._writer.write(narration(self._sentences.popleft()))
+        if self._sentences and now >= self._next_sentence:
+            self._next_sentence = now + self._manner.narration_every  # also behind a client that has no room for it
+            if self._idle:
+                await self._writer.write(narration(self._sentences.popleft()))
 
     @property
     def _idle(self) -> bool:
