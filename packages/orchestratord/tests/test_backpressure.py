@@ -7,6 +7,7 @@ import struct
 
 import pytest
 from llama_orch_adapter_api import End, Metrics, TaskRequest, Token, TokenEvent
+from llama_orch_orchestratord._keys import JOBS
 from llama_orch_orchestratord._reader import BOUND, Reader
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
@@ -288,7 +289,48 @@ async def test_a_reader_that_lost_its_connection_at_the_end_comes_back() -> None
         await _first(connection)
         await until(lambda: client.census().read == 0)
         rest = await client.read(task_id)
-        status, _ = await client.get(f"/v1/tasks/{task_id}/stream")
 
     assert shape(rest) == ["gap", "end"]
-    assert status == 410
+
+
+@virtual
+async def test_what_was_on_its_way_when_the_stream_ended_is_not_lost() -> None:
+    """That all was written does not mean that it arrived: who lost it comes back for it, until it says it has all."""
+    toml = "[stream]\ncancel_on_disconnect = false\nunread_expiry = 20.0"
+    async with serving(Engine(words(100)), toml=toml) as client:
+        task_id = await client.send()
+        connection = await _dial(client, task_id)
+        await until(lambda: client.app[JOBS].find(task_id).read)  # the response is finished, and next to none is taken
+        told = json.loads((await client.get(f"/v1/tasks/{task_id}"))[1])
+        got = await _first(connection)
+        for _ in range(2):  # it may be lost twice
+            await asyncio.sleep(15)
+            async with client.open(task_id, **{"Last-Event-ID": str(got[-1].id)}) as reading:
+                rest = frames(await reading.text())
+            assert [each.id for each in got + rest] == list(range(102))
+        async with client.open(task_id, **{"Last-Event-ID": "101"}) as reading:
+            status, body = reading.status, await reading.text()
+        async with client.open(task_id, **{"Last-Event-ID": "50"}) as reading:
+            later = reading.status
+
+    assert (told["read"], told["unread_events"]) == ("read", 0)
+    assert (status, "was read to its end" in body, later) == (410, True, 410)
+
+
+@virtual
+async def test_what_was_read_is_not_kept_for_ever() -> None:
+    """Who comes back after unread_expiry is told that it is gone; before that it gives way where the table is full."""
+    toml = "[stream]\ncancel_on_disconnect = false\nunread_expiry = 20.0\n[tasks]\nlimit = 1"
+    async with serving(Engine(words(3)), toml=toml) as client:
+        first = await client.send()
+        await client.read(first)
+        second = await client.send()
+        await client.read(second)
+        forgotten, _ = await client.get(f"/v1/tasks/{first}/stream")
+        await asyncio.sleep(21)
+        outbox = client.app[JOBS].find(second).outbox
+        gone, body = await client.get(f"/v1/tasks/{second}/stream")
+
+    assert (forgotten, gone) == (404, 410)
+    assert "was read to its end" in body
+    assert not outbox.repeats

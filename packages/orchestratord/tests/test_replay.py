@@ -72,7 +72,7 @@ def test_a_gap_that_nobody_took_is_told_anew() -> None:
 
 @pytest.mark.parametrize("seen", [None, 1])
 def test_a_task_that_is_over_has_its_end_told_to_whoever_comes(seen: int | None) -> None:
-    """That its last frame was handed out does not mean that it arrived; once it did, the stream is spent."""
+    """That its last frame was handed out does not mean that it arrived; it is spent once all was written."""
     box = outbox(2)
     box.close(frame(2))
     everything(box)
@@ -83,6 +83,9 @@ def test_a_task_that_is_over_has_its_end_told_to_whoever_comes(seen: int | None)
     assert everything(box) == (gap(0, 1) if seen is None else b"") + frame(2)
     box.deliver()
     assert box.spent
+    assert box.repeats
+    box.resume(seen)
+    assert not box.spent
 
 
 def test_what_is_cleared_is_not_repeated() -> None:

@@ -38,7 +38,7 @@ class Jobs:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[str, Job] = {}
-        self._done: OrderedDict[str, Job] = OrderedDict()  # nobody can read them any more; the oldest first
+        self._done: OrderedDict[str, Job] = OrderedDict()  # nobody needs to read them any more; the oldest first
         self._timers: Timers[Job] = Timers(self._loop)
         self.counts = Counts()
         self.dispatch = Dispatch(host, config.admission, self.counts, self, chance)
@@ -98,7 +98,9 @@ class Jobs:
 
         Raises `Refusal` where another one reads it, where nothing is left to read, or no such event came.
         """
-        if job.reading in {"read", "expired"}:
+        if job.read and job.outbox.repeats and seen == job.events - 1:
+            self._settle(job)  # nothing of it was lost on the way
+        if job.reading == "expired" or (job.read and not job.outbox.repeats):
             raise invalid(f"the stream of task {job.task_id} {_why_gone(job)}", status=410)
         if job.taken:
             raise invalid(f"the stream of task {job.task_id} has a reader already; one may read it", status=409)
@@ -106,6 +108,8 @@ class Jobs:
             if seen is not None and seen >= job.events:
                 raise invalid(f"Last-Event-ID is {seen}, and task {job.task_id} had no such event; leave it out")
             job.outbox.resume(seen)
+        job.read = False
+        self._done.pop(job.task_id, None)
         job.taken = True
         if job.state != "queued":
             self._timers.disarm(job)
@@ -123,7 +127,7 @@ class Jobs:
             job.outbox.clear()
         if job.outbox.spent:
             job.read = True
-            self._settle(job)
+            self._rest(job)
         elif job.state != "queued":
             self._await_reader(job)
 
@@ -196,6 +200,14 @@ class Jobs:
             self.counts.of(job.pool_id).dropped["unread"] += 1
             self.dispatch.abandon(job)
         self._settle(job)
+
+    def _rest(self, job: Job) -> None:
+        """It was read; what may not have arrived can be had for as long as what is unread, while there is a place."""
+        if not job.outbox.repeats:
+            self._settle(job)
+            return
+        self._done[job.task_id] = job
+        self._timers.arm(job, self._loop.time() + self._config.stream.unread_expiry, self._settle)
 
     def _settle(self, job: Job) -> None:
         """Nobody can read it any more: it is known for a while yet."""

@@ -31,6 +31,11 @@ class Outbox:
         return self.closed and not self._frames
 
     @property
+    def repeats(self) -> bool:
+        """Whether some of what was taken can be had again."""
+        return False
+
+    @property
     def full(self) -> bool:
         """Whether it takes no frame now."""
         return len(self._frames) >= self._most or self._bytes >= self._most_bytes
@@ -63,7 +68,7 @@ class Outbox:
         """A reader comes that saw the event of this id last, None where it does not say."""
 
     def deliver(self) -> None:
-        """Its reader got all to the end."""
+        """Its reader was written all to the end."""
 
     def _pop(self, most_bytes: int) -> list[bytes]:
         taken: list[bytes] = []

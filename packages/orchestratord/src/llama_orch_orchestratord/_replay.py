@@ -43,11 +43,11 @@ class ReplayOutbox(Outbox):
         self._sent: deque[bytes] = deque()
         self._sent_bytes = 0
         self._forgotten = -1  # the id of the last one that was handed out and is kept no more
-        self._told = False  # its reader has all
+        self._told = False  # all was written, and the response finished
 
     @property
     def spent(self) -> bool:
-        """Whether nobody can want to read it any more: its reader did not merely take all, it also got it."""
+        """Whether nobody is likely to want to read it any more: all was taken, and its response was finished."""
         return self._told and super().spent
 
     def take(self, most_bytes: int) -> bytes:
@@ -66,11 +66,17 @@ class ReplayOutbox(Outbox):
         while self._sent_bytes > self._memory and len(self._sent) > 1:
             self._forget()
 
+    @property
+    def repeats(self) -> bool:
+        """Whether some of what was handed out is kept."""
+        return bool(self._sent)
+
     def resume(self, seen: int | None) -> None:
         """Have what follows the event of that id handed out again, what is no more kept as a gap; None is no event.
 
         Who does not say what it saw last gets what nobody was handed yet, and the last frame in any case.
         """
+        self._told = False
         back: deque[bytes] = deque()
         while self._frames and _id_of(self._frames[0]) is None:  # of a gap, and nobody took it
             self._bytes -= len(self._frames.popleft())
@@ -87,9 +93,8 @@ class ReplayOutbox(Outbox):
         self._put_back(back)
 
     def deliver(self) -> None:
-        """Its reader got all to the end."""
+        """Its response was finished. What of it is still on its way may get lost, so that it is kept nevertheless."""
         self._told = True
-        self.clear()
 
     def clear(self) -> None:
         """Forget also what was handed out."""
