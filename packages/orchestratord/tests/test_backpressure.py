@@ -228,7 +228,8 @@ async def test_a_client_that_takes_nothing_keeps_no_slot_of_a_task_that_is_over(
 
 @virtual
 async def test_a_client_that_takes_nothing_holds_up_no_stop() -> None:
-    """What such a client was still to get is given up a moment after its task was ended."""
+    """What such a client was still to get is given up a moment after its task was ended, and nothing waits for it."""
+    before = asyncio.all_tasks()
     engine = Engine(words(100_000))
     async with serving(engine, toml="[server]\nshutdown = 3.0\n[stream]\nunread_events = 1") as client:
         connection = await _dial(client, await client.send())
@@ -236,10 +237,34 @@ async def test_a_client_that_takes_nothing_holds_up_no_stop() -> None:
         began = asyncio.get_running_loop().time()
         await client.app.shutdown()
         took = asyncio.get_running_loop().time() - began
-        connection.close()
+    await asyncio.sleep(0)
+    left = asyncio.all_tasks()
+    connection.close()
 
     assert 3.0 <= took < 3.5
+    assert left == before
     assert engine.running == 0
+
+
+@virtual
+async def test_a_client_that_is_behind_at_a_stop_is_told_how_its_task_ended() -> None:
+    """It may take what waits for it while the last is written; its task ends in one outcome, which is the host's."""
+    async with serving(Engine(words(100_000)), toml="[stream]\nunread_events = 1") as client:
+        task_id = await client.send()
+        connection = await _dial(client, task_id)
+        await until(lambda: max(client.held()) > BOUND)
+        await asyncio.sleep(1)
+        jobs = client.app[JOBS]
+        await jobs.aclose(3.0)
+        job, record = jobs.find(task_id), client.host.explain(task_id)
+        found = frames(await _rest(connection))
+        connection.close()
+
+    assert shape(found)[-2:] == ["token", "error"]
+    assert (found[-1].data["code"], found[-1].data["retriable"]) == ("WORKER_RESET", True)
+    assert job.ending == "failed"
+    assert record is not None
+    assert (record.ending, record.error_kind, record.detail) == ("failed", "WORKER_RESET", "drained")
 
 
 async def _first(connection: socket.socket) -> list[Frame]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from llama_orch_adapter_api import End, PoolUnavailable, WorkerError, get_logger
-from llama_orch_adapter_host import AdapterHost
+from llama_orch_adapter_host import AdapterHost, TokenStream
 from llama_orch_adapter_host.events import (
     AdapterCounted,
     AdapterSpoke,
@@ -175,7 +175,7 @@ class Dispatch:
         if errands:
             _, late = await asyncio.wait(errands, timeout=_LAST_WORDS)
             for errand in late:
-                errand.cancel()  # its reader takes nothing
+                errand.cancel()  # its reader takes nothing, and may yet take how the task ended
             await asyncio.gather(*late, return_exceptions=True)
 
     # --- within
@@ -237,7 +237,7 @@ class Dispatch:
                 return
             outcome = error
         except asyncio.CancelledError:
-            self._over(job, CANCELLED)
+            self._over(job, CANCELLED if job.stream is None else await _ending(job.stream))
             raise
         except Exception as error:
             logger.exception("task %s: the orchestrator failed", job.task_id)
@@ -322,6 +322,17 @@ class Dispatch:
 def _until_open(refusal: PoolUnavailable) -> float | None:
     """Seconds after which a pool takes tasks again; None where nobody knows, since a stream that ends may do it."""
     return None if refusal.detail == "at_capacity" else refusal.retry_after
+
+
+async def _ending(stream: TokenStream) -> End | WorkerError:
+    """How the host ended a stream whose caller has left it: nothing else is to be had of it, and no wait."""
+    try:
+        async for event in stream:
+            if type(event) is End:
+                return event
+    except WorkerError as error:
+        return error
+    return CANCELLED
 
 
 def _pushes_back(error: WorkerError) -> bool:

@@ -1,6 +1,7 @@
 """Who reads a task's stream: an HTTP response that frames are written to, never faster than its client takes them."""
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 
@@ -56,8 +57,9 @@ class Reader:
     """One response, from its head to its end.
 
     Frames are written by the task itself, in the same turn of the loop in which its token came. The handler waits
-    beside it and writes what is not the task's, heartbeats and narration, only where nothing waits to be sent: two
-    writers that wait for one client would be woken by one future, which dies with whichever is cancelled first.
+    beside it and writes what is not the task's, heartbeats and narration, only where nothing waits to be sent. Where
+    both wait for the client, at the end of a task, they wait for a third that does: aiohttp wakes all by one future,
+    which dies with whichever is cancelled first.
     In batches, frames wait in the outbox until the loop's next turn, in which all that are there are written as one;
     for a client that takes none the handler is woken, and waits for it.
     """
@@ -73,6 +75,7 @@ class Reader:
         self._straight: Taker = _Noting(self, job.outbox) if isinstance(job.outbox, ReplayOutbox) else self
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None  # waits for the client, for all who do
         self._time = self._loop.time  # a bound method, made once
         self._wrote = self._time()  # when the task's latest frame was
         self._next_look = self._wrote + self._period
@@ -87,7 +90,7 @@ class Reader:
     async def write(self, frame: bytes) -> None:
         """Send a frame, and wait while more than the bound waits. Raises `ConnectionError` where the client is gone."""
         self._wrote = self._time()
-        await self._writer.write(frame)
+        await self._writer.write(frame, drain=False)  # type: ignore[call-arg]  # the real one has it
         await self._room()
 
     async def send(self) -> None:
@@ -119,6 +122,8 @@ class Reader:
             self._job.outbox.deliver()
         finally:
             self._job.outbox.on_change = None
+            if self._draining is not None:
+                self._draining.cancel()
 
     def abort(self) -> None:
         """Cut the connection: its client takes nothing any more."""
@@ -140,8 +145,17 @@ class Reader:
             await self._look(self._loop.time())
 
     async def _room(self) -> None:
-        """Wait while the client takes none."""
+        """Wait while the client takes none. Raises `ConnectionError` where it is gone, or its handler is."""
         if self._protocol.writing_paused:
+            if self._draining is None or self._draining.done():
+                self._draining = self._loop.create_task(self._drained())
+            draining = self._draining
+            await asyncio.wait([draining])  # who is cancelled here ends nobody else's wait
+            if draining.cancelled() or self._request.transport is None:
+                raise ConnectionResetError("the client is gone")
+
+    async def _drained(self) -> None:
+        with contextlib.suppress(ConnectionError):
             await self._writer.drain()
 
     def _changed(self) -> None:
