@@ -4,8 +4,18 @@ import asyncio
 import json
 
 import pytest
-from llama_orch_adapter_api import End, PoolUnavailable, TaskRequest, Token, TokenEvent, WorkerError, WorkerHealth
+from llama_orch_adapter_api import (
+    End,
+    InternalError,
+    PoolUnavailable,
+    TaskRequest,
+    Token,
+    TokenEvent,
+    WorkerError,
+    WorkerHealth,
+)
 from llama_orch_adapter_host import PoolPolicy
+from llama_orch_adapter_host.events import HostEvent, TaskAdmitted, TaskEnded
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     STARTED,
@@ -238,3 +248,77 @@ async def test_a_parked_task_is_as_late_droppable_and_cancellable_as_any_other()
         assert waited == pytest.approx(2.0, abs=0.1)
         assert "drop-lru" in dropped[0].data["message"]
         assert len(busy.begun) == sent
+
+
+@virtual
+async def test_it_costs_nothing_to_wait_for_a_full_replica() -> None:
+    """Of a thousand tasks that are pinned to it one tries at a time, as often as a single one would."""
+    idle, busy = Engine(words(3, 0.01)), Engine(_pushing(100_000))
+    submitted: list[str] = []
+
+    def observe(event: HostEvent) -> None:
+        if isinstance(event, TaskAdmitted) or (isinstance(event, TaskEnded) and event.refused):
+            submitted.append(event.task_id)
+
+    async with serving(idle, busy, toml="[admission]\nqueue = 2000") as client:
+        client.host.observe(observe)
+        pinned = [await client.send(replica_id="1", max_attempts=1) for _ in range(1000)]
+        await asyncio.sleep(10)
+        submitted.clear()
+        await asyncio.sleep(100)
+        tried = submitted.copy()
+        began = asyncio.get_running_loop().time()
+        assert shape(await client.read(await client.send()))[-1] == "end"
+        passed = asyncio.get_running_loop().time() - began
+        last = json.loads((await client.get(f"/v1/tasks/{pinned[-1]}"))[1])
+
+    assert 20 <= len(tried) <= 50
+    assert set(tried) == {pinned[0]}
+    assert passed < 0.1
+    assert last["queue_position"] == 999
+
+
+@virtual
+async def test_a_replica_that_has_places_again_is_filled() -> None:
+    """Those who wait for it start in the order in which they came, as many at once as it takes."""
+    idle, one = Engine(words()), Engine(_pushing(4, 20.0), slots=4)
+    async with serving(idle, one) as client:
+        pinned = [await client.send(replica_id="1", max_attempts=1) for _ in range(40)]
+        await asyncio.sleep(1)
+        one.script, pushed = words(1, 1.0), len(one.begun)
+        began = asyncio.get_running_loop().time()
+        for task_id in pinned:
+            assert shape(await client.read(task_id))[-1] == "end"
+        took = asyncio.get_running_loop().time() - began
+
+    assert [task.task_id for task in one.begun][pushed:] == pinned
+    assert 19 + 40 / 8 <= took < 19 + 3 + 40 / 4
+
+
+@virtual
+async def test_those_that_try_and_fail_let_others_try() -> None:
+    """Whatever becomes of the one that tries for all, nobody waits for ever behind it."""
+    idle, busy = Engine(words()), Engine(_pushing(2, 20.0))
+    async with serving(idle, busy) as client:
+        pinned = [await client.send(replica_id="1", max_attempts=1) for _ in range(9)]
+        await asyncio.sleep(1)
+        busy.script = lambda _: [InternalError("no", detail="engine")]
+        began = asyncio.get_running_loop().time()
+        for task_id in pinned:
+            assert shape(await client.read(task_id)) == ["error"]
+
+    assert asyncio.get_running_loop().time() - began < 22
+
+
+@virtual
+async def test_those_that_wait_for_a_full_replica_end_with_the_process() -> None:
+    """A stop tells them so at once, as all that wait."""
+    idle, busy = Engine(words()), Engine(_pushing(1000, 20.0))
+    async with serving(idle, busy) as client:
+        pinned = [await client.send(replica_id="1", max_attempts=1) for _ in range(9)]
+        await asyncio.sleep(1)
+        closing = await client.stop(drain=30.0)
+        found = [await client.read(task_id) for task_id in pinned]
+        await closing
+
+    assert all("stopping" in each[-1].data["message"] for each in found)

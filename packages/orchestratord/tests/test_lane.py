@@ -14,7 +14,7 @@ def job(admitted: float = 0.0, replica_id: str | None = None) -> Job:
 def lane_of(*jobs: Job) -> Lane:
     lane = Lane("chat", 100, "reject")
     for each in jobs:
-        lane.queue.put(each, each.priority)
+        lane.queue.put(each, each.priority, each.replica_id)
     return lane
 
 
@@ -32,11 +32,11 @@ def test_nothing_starts_in_a_pause() -> None:
     """A pause is over when its time is, or when the pool was seen to take tasks again, whatever was asked for."""
     first, second = job(), job()
     lane = lane_of(first, second)
-    lane.pause(5.0, 0.0, spread=0.0)
+    lane.pause.extend(5.0, 0.0, spread=0.0)
     starts = [lane.next(4.9, 2), lane.next(5.0, 2)]
-    lane.pause(30.0, 6.0, spread=0.0)
+    lane.pause.extend(30.0, 6.0, spread=0.0)
     starts.append(lane.next(7.0, 2))
-    lane.open(7.0)
+    lane.pause.forget(7.0)
 
     assert [*starts, lane.next(7.0, 2)] == [None, first, None, second]
 
@@ -44,10 +44,10 @@ def test_nothing_starts_in_a_pause() -> None:
 def test_the_last_look_at_a_pool_says_how_long_it_pauses() -> None:
     """A later look may shorten a pause: another replica will take tasks sooner."""
     lane = lane_of()
-    lane.pause(30.0, 0.0, spread=0.0)
-    lane.pause(2.0, 1.0, spread=0.0)
+    lane.pause.extend(30.0, 0.0, spread=0.0)
+    lane.pause.extend(2.0, 1.0, spread=0.0)
 
-    assert lane.paused_until == 3.0
+    assert lane.pause.until == 3.0
 
 
 def test_a_guessed_pause_grows() -> None:
@@ -55,9 +55,9 @@ def test_a_guessed_pause_grows() -> None:
     lane = lane_of(job())
     spans = []
     for now in range(0, 1000, 100):
-        lane.pause(None, float(now), spread=0.0)
-        lane.pause(None, now + 0.1, spread=0.0)
-        spans.append(lane.paused_until - now)
+        lane.pause.extend(None, float(now), spread=0.0)
+        lane.pause.extend(None, now + 0.1, spread=0.0)
+        spans.append(lane.pause.until - now)
 
     assert spans == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0]
 
@@ -66,11 +66,11 @@ def test_a_pool_that_opened_forgets_its_pauses() -> None:
     """After it was seen to take tasks, the next pause is a short one again."""
     lane = lane_of()
     for now in range(4):
-        lane.pause(None, now * 100.0, spread=0.0)
-    lane.open(400.0)
-    lane.pause(None, 500.0, spread=1.0)
+        lane.pause.extend(None, now * 100.0, spread=0.0)
+    lane.pause.forget(400.0)
+    lane.pause.extend(None, 500.0, spread=1.0)
 
-    assert lane.paused_until == 500.125
+    assert lane.pause.until == 500.125
 
 
 def test_those_pushed_back_keep_their_order() -> None:
@@ -111,72 +111,138 @@ def test_one_pushed_back_late_keeps_its_order() -> None:
     assert [lane.next(1.0, 9) for _ in range(4)] == [jobs[0], jobs[2], jobs[3], jobs[4]]
 
 
-def test_others_go_past_a_parked_one() -> None:
-    """A task that waits for its own replica keeps its place, starts nothing, and is in nobody's way."""
+def start(lane: Lane, *jobs: Job) -> None:
+    """Hand out these, which are the next."""
+    assert tuple(lane.next(0.0, 99) for _ in jobs) == jobs
+
+
+def refuse(lane: Lane, *jobs: Job, seconds: float | None = None, now: float = 0.0) -> float:
+    """Their replica has no place for these, which were handed out; until when it is left alone."""
+    until = 0.0
+    for each in jobs:
+        lane.put_back(each)
+        until = lane.refused(each.replica_id or "", seconds, now, spread=0.0)
+    return until
+
+
+def test_others_go_past_those_whose_replica_is_full() -> None:
+    """A task that waits for its own replica keeps its turn, starts nothing, and is in nobody's way."""
     pinned, second, third = job(0.0, "1"), job(1.0), job(2.0)
     lane = lane_of(pinned, second, third)
-    lane.next(2.0, 9)
-    lane.put_back(pinned)
-    until = lane.park(pinned, 7.0, 2.0, spread=0.0)
+    start(lane, pinned)
+    until = refuse(lane, pinned, seconds=7.0, now=2.0)
     places = [lane.position(each) for each in (pinned, second, third)]
-    started = lane.next(2.0, 9)
-    lane.unpark(pinned)
+    start(lane, second)
+    lane.look_again("1", 9.0)
 
     assert (until, places) == (9.0, [0, 0, 1])
-    assert started is second
     assert lane.position(third) == 1
     assert [lane.next(9.0, 9) for _ in range(3)] == [pinned, third, None]
 
 
-def test_parked_ones_are_in_order() -> None:
-    """Each stands behind those that wait before it, parked or not; a predicted start counts those that start."""
-    jobs = [job(0.0), job(1.0, "1"), job(2.0, "1"), job(3.0)]
-    lane = lane_of(*jobs)
-    for each in jobs[1:3]:
-        lane.park(each, None, 3.0, spread=0.0)
+def test_those_that_stand_aside_are_in_order() -> None:
+    """Each stands behind those that wait before it, aside or not; a predicted start counts those that start."""
+    pushed, *jobs = [job(0.0, "1"), job(1.0), job(2.0, "1"), job(3.0, "1"), job(4.0)]
+    lane = lane_of(pushed, *jobs)
+    start(lane, pushed)
+    refuse(lane, pushed)
     lane.forecast.served(2.0)
 
-    assert [lane.position(each) for each in jobs] == [0, 1, 2, 1]
+    assert [lane.position(each) for each in (pushed, *jobs)] == [0, 0, 2, 3, 1]
     assert lane.predicted(jobs[3], 3.0, 1) == 2.0
 
 
-def test_a_parked_one_waits_for_no_longer_than_its_replica_may_ask() -> None:
-    """An hour is 30 s; where nobody said how long, each time is twice the one before, up to 5 s."""
+def test_a_full_replica_is_left_alone_for_no_longer_than_it_may_ask() -> None:
+    """An hour is 30 s; where it did not say how long, each time is twice the one before, up to 5 s."""
     pinned = job(0.0, "1")
     lane = lane_of(pinned)
-    asked = lane.park(pinned, 3600.0, 0.0, spread=0.0)
-    pinned.pushes = 0
+    start(lane, pinned)
+    spans = [refuse(lane, pinned, seconds=3600.0)]
+    for now in range(100, 800, 100):
+        lane.look_again("1", float(now))
+        assert lane.next(now, 9) is pinned
+        spans.append(refuse(lane, pinned, now=now) - now)
 
-    assert asked == 30.0
-    assert [lane.park(pinned, None, 0.0, spread=0.0) for _ in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
-
-
-def test_a_free_slot_is_for_the_first_who_waits_for_one_there() -> None:
-    """Those of other replicas wait on, and so does one whose replica said for how long."""
-    told, elsewhere, first, second = job(0.0, "1"), job(1.0, "0"), job(2.0, "1"), job(3.0, "1")
-    lane = lane_of(told, elsewhere, first, second)
-    nobody = lane.hopeful("1")
-    lane.park(told, 5.0, 3.0, spread=0.0)
-    for each in (elsewhere, second, first):
-        lane.park(each, None, 3.0, spread=0.0)
-
-    assert nobody is None
-    assert lane.parked("1") == [told, first, second]
-    assert lane.hopeful("1") is first
-    assert lane.parked_up_to(first) == [told, first]
+    assert spans == [30.0, 0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
-def test_a_parked_one_that_is_over_is_parked_no_more() -> None:
-    """Whatever ended it."""
-    pinned = job(0.0, "1")
+def test_several_that_are_refused_at_once_are_one_refusal() -> None:
+    """What was under way together tells nothing new: the replica is left alone no longer for it."""
+    jobs = [job(float(i), "1") for i in range(3)]
+    lane = lane_of(*jobs)
+    start(lane, *jobs)
+
+    assert refuse(lane, *jobs) == 0.25
+
+
+def test_one_tries_for_all_who_wait_for_a_full_replica() -> None:
+    """Where it is refused, too, the others stay where they are; those of other replicas are not looked at."""
+    first, second, third, elsewhere = job(0.0, "1"), job(1.0, "1"), job(2.0, "1"), job(3.0, "0")
+    lane = lane_of(first, second, third, elsewhere)
+    start(lane, first, second)
+    refuse(lane, second, first)
+    start(lane, elsewhere)
+    refuse(lane, elsewhere)
+    for _ in range(2):
+        lane.look_again("1", 1.0)
+    tried = [lane.next(1.0, 9) for _ in range(2)]
+    refuse(lane, first, now=1.0)
+
+    assert tried == [first, None]
+    assert lane.next(1.0, 9) is None
+    assert [lane.position(each) for each in (first, second, third)] == [0, 1, 2]
+
+
+def test_more_try_as_tasks_are_taken() -> None:
+    """Two for each one that a replica took since it was looked at again, until one is refused."""
+    jobs = [job(float(i), "1") for i in range(9)]
+    lane = lane_of(*jobs)
+    start(lane, jobs[0])
+    refuse(lane, jobs[0])
+    before = lane.took("1", 0.0), lane.next(0.0, 99)
+    lane.look_again("1", 1.0)
+    start(lane, jobs[0])
+    grown = [lane.took("1", 1.0), lane.took("2", 1.0)]
+    start(lane, *jobs[1:3])
+    rest = lane.next(1.0, 99)
+    refuse(lane, jobs[2], now=1.0)
+
+    assert (before, grown, rest) == ((False, None), [True, False], None)
+    assert (lane.took("1", 1.0), lane.next(1.0, 99)) == (False, None)
+
+
+def test_a_replica_that_is_done_with_a_task_has_a_place_for_one() -> None:
+    """One may try then, but not where the replica said when it will have one."""
+    jobs = [job(float(i), "1") for i in range(3)]
+    lane = lane_of(*jobs)
+    start(lane, jobs[0])
+    refuse(lane, jobs[0], seconds=5.0)
+    lane.done("1")
+    told = lane.next(1.0, 9)
+    lane.look_again("1", 5.0)
+    start(lane, jobs[0])
+    refuse(lane, jobs[0], now=5.0)
+    lane.done("0")
+    other = lane.next(5.0, 9)
+    lane.done("1")
+
+    assert (told, other) == (None, None)
+    assert [lane.next(5.0, 9) for _ in range(2)] == [jobs[0], None]
+
+
+def test_a_replica_that_nobody_waits_for_is_full_no_more() -> None:
+    """Whatever ended the last one that did: the next one tries."""
+    pinned, later = job(0.0, "1"), job(1.0, "1")
     lane = lane_of(pinned)
-    lane.park(pinned, None, 0.0, spread=0.0)
+    start(lane, pinned)
+    refuse(lane, pinned, seconds=20.0)
     lane.queue.remove(pinned)
     pinned.end(CANCELLED, 1.0)
     lane.left(pinned, 1.0)
-    lane.queue.put(pinned, "interactive")
+    lane.look_again("1", 1.0)  # its time is over later
+    lane.queue.put(later, "interactive", "1")
 
-    assert lane.next(1.0, 1) is pinned
+    assert lane.next(1.0, 1) is later
 
 
 def test_a_start_is_predicted() -> None:

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
-from llama_orch_adapter_api import End, PoolUnavailable, WorkerError, get_logger
+from llama_orch_adapter_api import End, WorkerError, get_logger
 from llama_orch_adapter_host import AdapterHost, TokenStream
 from llama_orch_adapter_host.events import (
     AdapterCounted,
     AdapterSpoke,
     Event,
+    FirstToken,
     HostEvent,
     ReplicaEvent,
     TaskEnded,
@@ -21,34 +22,16 @@ from ._job import CANCELLED, Job
 from ._lane import Lane
 from ._narration import tell_turned_away
 from ._queue import QueueFullError
-from ._refusal import dropped, full, own_fault, stopping, unavailable
+from ._refusal import dropped, full, in_vain, open_again_in, own_fault, passes, stopping, unavailable
 from ._slots import Slots
 from ._timers import Timers
+from ._watch import Watch
 from ._wire import Accepted
 
 logger = get_logger(__name__)
 
-_PUSH_BACKS = {"at_capacity", "overloaded", "loading"}
-"""Details of `PoolUnavailable` for which a task waits: its pool will take it, only not now."""
-
-_GONE = {"draining", "unknown_pool"}
-"""Details for which waiting is in vain: the host tells each task so, however many still run."""
-
 _LAST_WORDS = 0.1
 """Seconds that readers may take, when all ends, for what they were told last."""
-
-
-class Watch(Protocol):
-    """Who is told where a task stands. Called in the turn in which it comes to stand there."""
-
-    def started(self, job: Job) -> None:
-        """It has a slot."""
-
-    def put_back(self, job: Job) -> None:
-        """It has none any more, and waits again."""
-
-    def ended(self, job: Job) -> None:
-        """It has its outcome; it had a slot, or had none."""
 
 
 class Dispatch:
@@ -74,7 +57,7 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         self._slots = Slots(host, settings.slots_if_unknown, self._loop.time)
         self._wakes: Timers[Lane] = Timers(self._loop)
-        self._parked: Timers[Job] = Timers(self._loop)
+        self._looks: Timers[tuple[str, str]] = Timers(self._loop)  # at full replicas
         self._errands: dict[asyncio.Task[None], Job] = {}
         self._streaming: dict[str, Job] = {}  # by id: those that come from the host now
         self.lanes: dict[str, Lane] = {}
@@ -85,7 +68,7 @@ class Dispatch:
     def check(self, pool_id: str) -> None:
         """Raises `Refusal` where the pool takes no task, neither now nor soon."""
         refusal = stopping(pool_id) if self.stopping else self._host.refusal(pool_id)
-        if refusal is not None and refusal.detail not in _PUSH_BACKS:
+        if refusal is not None and not passes(refusal):
             raise unavailable(refusal, known=self.stopping or pool_id in self._host.pools())
 
     def put(self, job: Job) -> Accepted:
@@ -93,7 +76,7 @@ class Dispatch:
         lane = self._lane(job.pool_id)
         now = self._loop.time()
         try:
-            gone = lane.queue.put(job, job.priority)
+            gone = lane.queue.put(job, job.priority, job.replica_id)
         except QueueFullError as error:
             wait = self._backoff(lane, now)
             told = f"{error} for pool {job.pool_id!r} · come again in {wait:.3g} s"
@@ -134,11 +117,13 @@ class Dispatch:
     # --- an observer of the host
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whatever changes a replica may let a task start that waits, and so may the end of another one."""
-        return issubclass(kind, ReplicaEvent | TaskEnded) and not issubclass(kind, AdapterSpoke | AdapterCounted)
+        """Whatever changes a replica may let a task start that waits; so may another one's first token, and its end."""
+        return issubclass(kind, ReplicaEvent | FirstToken | TaskEnded) and not issubclass(
+            kind, AdapterSpoke | AdapterCounted
+        )
 
     def __call__(self, event: HostEvent) -> None:
-        """A replica changed, or is done with a task: look again what may start, in the loop's next turn.
+        """A replica changed, took a task, or is done with one: look again what may start, in the loop's next turn.
 
         Also in other pools that take nothing: this one may stand in for them.
         """
@@ -148,11 +133,17 @@ class Dispatch:
             if job is not None and not event.refused:
                 self._lane(job.pool_id).free(job, now)  # though its client may not have taken all: that can last
                 job.ran_at = None if event.stand_in else event.replica_id
+        elif isinstance(event, FirstToken):
+            own = self.lanes.get(event.stand_in or event.pool_id)
+            if own is None or not own.took(event.replica_id, now):
+                return
         elif isinstance(event, ReplicaEvent):
             self._slots.forget()
-            self._unpark_all(event)
+            own = self.lanes.get(event.pool_id)
+            if own is not None:
+                own.look_again(event.replica_id, now)
         for lane in self.lanes.values():
-            if lane.queue and (lane.pool_id == event.pool_id or now < lane.paused_until) and not self.stopping:
+            if lane.queue and (lane.pool_id == event.pool_id or now < lane.pause.until) and not self.stopping:
                 self._wakes.arm(lane, now, self._dispatch)
 
     # --- the end
@@ -161,10 +152,10 @@ class Dispatch:
         """End what waits, let what runs go on for `drain` seconds, then end all. Idempotent."""
         self.stopping = True
         self._wakes.close()
-        self._parked.close()
+        self._looks.close()
         for lane in self.lanes.values():
-            while (job := lane.queue.take()) is not None:
-                self._lose(job, stopping(lane.pool_id), "stopping")
+            for job in tuple(lane.queue):
+                self.drop(job, stopping(lane.pool_id), "stopping")
         await self._host.aclose(drain)
         await self._end_errands()
 
@@ -196,7 +187,7 @@ class Dispatch:
         )
 
     def _backoff(self, lane: Lane, now: float) -> float:
-        pause = max(0.0, lane.paused_until - now)
+        pause = max(0.0, lane.pause.until - now)
         return lane.forecast.backoff(lane.queue.room, self._slots.of(lane.pool_id), self._chance(), pause)
 
     def _dispatch(self, lane: Lane) -> None:
@@ -208,19 +199,18 @@ class Dispatch:
         now = self._loop.time()
         while lane.queue and not self.stopping:
             refusal = self._host.refusal(lane.pool_id)
-            if refusal is not None and refusal.detail in _PUSH_BACKS:
-                lane.pause(_until_open(refusal), now, self._chance())
+            if refusal is not None and passes(refusal):
+                lane.pause.extend(open_again_in(refusal), now, self._chance())
                 break
-            lane.open(now)
-            gone = refusal is not None and refusal.detail in _GONE
-            job = lane.next(now, len(lane.running) + 1 if gone else self._slots.of(lane.pool_id))
+            lane.pause.forget(now)
+            job = lane.next(now, len(lane.running) + 1 if in_vain(refusal) else self._slots.of(lane.pool_id))
             if job is None:
                 break
             job.started = now
             self._watch.started(job)
             self._send(self._run(job, lane), job)
-        if lane.queue and now < lane.paused_until and not self.stopping:
-            self._wakes.arm(lane, lane.paused_until, self._dispatch)
+        if lane.queue and now < lane.pause.until and not self.stopping:
+            self._wakes.arm(lane, lane.pause.until, self._dispatch)
 
     def _send(self, errand: Coroutine[Any, Any, None], job: Job) -> None:
         sent = self._loop.create_task(errand)
@@ -232,7 +222,7 @@ class Dispatch:
         try:
             outcome: End | WorkerError = await self._pump(job, lane)
         except WorkerError as error:
-            if _pushes_back(error) and job.stream is None and not job.hushed and not self.stopping:
+            if passes(error) and job.stream is None and not job.hushed and not self.stopping:
                 self._push_back(job, lane, error)
                 return
             outcome = error
@@ -270,34 +260,23 @@ class Dispatch:
         job.started = None
         lane.put_back(job)
         if job.replica_id is not None:  # it says nothing of the pool, and nobody needs to wait behind it
-            until = lane.park(job, error.retry_after, self._loop.time(), self._chance())
-            self._parked.arm(job, until, self._retry)
+            until = lane.refused(job.replica_id, error.retry_after, self._loop.time(), self._chance())
+            self._looks.arm((lane.pool_id, job.replica_id), until, self._look_again)
         self._watch.put_back(job)
         self._dispatch(lane)
 
-    def _retry(self, job: Job) -> None:
-        """A task has waited for its replica for as long as it was to: those before it come first there, too."""
-        lane = self._lane(job.pool_id)
-        for each in lane.parked_up_to(job):
-            self._unpark(each, lane)
+    def _look_again(self, replica: tuple[str, str]) -> None:
+        """It was left alone for as long as it was to be."""
+        pool_id, replica_id = replica
+        lane = self._lane(pool_id)
+        lane.look_again(replica_id, self._loop.time())
         self._dispatch(lane)
-
-    def _unpark(self, job: Job, lane: Lane) -> None:
-        self._parked.disarm(job)
-        lane.unpark(job)
-
-    def _unpark_all(self, event: ReplicaEvent) -> None:
-        """A replica is another one, or in another state: all that wait for it may find it changed."""
-        lane = self.lanes.get(event.pool_id)
-        if lane is not None:
-            for job in lane.parked(event.replica_id):
-                self._unpark(job, lane)
 
     def _freed(self, job: Job, lane: Lane) -> None:
         """The adapter has let go of a task that is over: up to now the host may have counted it."""
-        next_there = None if job.ran_at is None else lane.hopeful(job.ran_at)
-        if next_there is not None:
-            self._unpark(next_there, lane)
+        replica_id = job.replica_id if job.ran_at is None else job.ran_at
+        if replica_id is not None:
+            lane.done(replica_id)
         self._dispatch(lane)
 
     def _over(self, job: Job, outcome: End | WorkerError) -> None:
@@ -309,7 +288,6 @@ class Dispatch:
         if job.started is None and isinstance(outcome, WorkerError):
             tell_turned_away(job.pool_id, job.task_id, outcome)
         job.end(outcome, now)
-        self._parked.disarm(job)
         lane.left(job, now)
         self._watch.ended(job)
         self._dispatch(lane)
@@ -317,11 +295,6 @@ class Dispatch:
     def _lose(self, job: Job, outcome: WorkerError, why: Loss) -> None:
         self._counts.of(job.pool_id).dropped[why] += 1
         self._over(job, outcome)
-
-
-def _until_open(refusal: PoolUnavailable) -> float | None:
-    """Seconds after which a pool takes tasks again; None where nobody knows, since a stream that ends may do it."""
-    return None if refusal.detail == "at_capacity" else refusal.retry_after
 
 
 async def _ending(stream: TokenStream) -> End | WorkerError:
@@ -333,7 +306,3 @@ async def _ending(stream: TokenStream) -> End | WorkerError:
     except WorkerError as error:
         return error
     return CANCELLED
-
-
-def _pushes_back(error: WorkerError) -> bool:
-    return isinstance(error, PoolUnavailable) and error.detail in _PUSH_BACKS

@@ -54,7 +54,6 @@ class Job:
         "outbox",
         "pool_id",
         "priority",
-        "pushes",
         "ran_at",
         "read",
         "reader",
@@ -70,7 +69,6 @@ class Job:
         self.task_id = task.task_id
         self.priority = task.priority
         self.replica_id = task.replica_id
-        self.pushes = 0  # how often it was pushed back
         self.ran_at: str | None = None  # the replica that was done with it
         self.deadline = None if task.deadline_ms is None else now + task.deadline_ms / 1000
         self.outbox = outbox

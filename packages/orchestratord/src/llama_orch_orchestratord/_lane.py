@@ -7,17 +7,20 @@ from llama_orch_adapter_host.events import Ending
 
 from ._forecast import Forecast
 from ._job import Job
+from ._pause import Pause
 from ._queue import Policy, PoolQueue
 from ._recent import Recent
 
-_PAUSE = 0.25
-"""Seconds after which to look again at a pool that takes nothing, nobody knows for how long; doubled each time."""
-
-_LONGEST_PAUSE = 5.0
-_SHORTEST_PAUSE = 0.05
-
 _PATIENCE = 30.0
-"""Seconds that a pinned task is left waiting at most, whatever its replica asks for."""
+"""Seconds that a replica is left alone by tasks pinned to it at most, whatever it asks for."""
+
+
+class Full:
+    """A replica that had no place for a task pinned to it. `growing`: since it was looked at again it had for all."""
+
+    def __init__(self) -> None:
+        self.pause = Pause()
+        self.growing = False
 
 
 class Lane:
@@ -26,8 +29,9 @@ class Lane:
     `ended` counts tasks by how they ended. `first_tokens` and `totals` are how long tasks took since their admission,
     those that ended well.
 
-    A task that is pinned to a replica which has no place for it is parked: it keeps its place in the queue, and those
-    behind it go past, until something changes there or its own time is over.
+    A replica that has no place for a task which is pinned to it is full: all that are pinned to it stand aside, keep
+    their turns, and those behind them go past. When its pause is over, or something changes there, the first one tries,
+    and others only as tasks are taken there; so it costs nothing to wait, however many do.
     """
 
     def __init__(self, pool_id: str, bound: int, policy: Policy) -> None:
@@ -38,17 +42,16 @@ class Lane:
         self.ended: Counter[Ending] = Counter()
         self.first_tokens = Recent()
         self.totals = Recent()
-        self.paused_until = 0.0
+        self.pause = Pause()
         self._freed: set[Job] = set()  # their engines are done, their clients are not
         self._told = 0  # by tasks that are over
-        self._guesses = 0  # in a row, of how long it will take nothing
-        self._parked: dict[Job, float | None] = {}  # for how long its replica asked, None where it did not say
+        self._full: dict[str, Full] = {}  # by replica
 
     def next(self, now: float, slots: int) -> Job | None:
         """The task that may start now, which has a slot from now on."""
-        if now < self.paused_until or len(self.running) >= slots:
+        if now < self.pause.until or len(self.running) >= slots:
             return None
-        job = self.queue.take(self._parked)
+        job = self.queue.take()
         if job is not None:
             self.running.add(job)
         return job
@@ -62,60 +65,53 @@ class Lane:
         """A task got its first token."""
         self.first_tokens.add(now, now - job.admitted)
 
-    def pause(self, seconds: float | None, now: float, spread: float) -> None:
-        """The pool takes nothing now, as was just seen, and may again after so long.
-
-        None, where nobody knows: to be looked at after a while that grows, shortened by `spread` from 0 to 1.
-        """
-        if seconds is not None:
-            self._guesses = 0
-        elif self._guesses and now < self.paused_until:
-            return
-        else:
-            seconds = _guess(self._guesses, spread)
-            self._guesses += 1
-        self.paused_until = now + max(_SHORTEST_PAUSE, seconds)
-
-    def open(self, now: float) -> None:
-        """The pool takes tasks, as was just seen."""
-        self.paused_until = now
-        self._guesses = 0
-
     def put_back(self, job: Job) -> None:
         """A task was pushed back: it waits where it did. Several that are keep the order in which they came."""
         job.freed = None
         self.running.discard(job)
-        self.queue.put_back(job, job.priority, lambda other: other.admitted <= job.admitted)
+        self.queue.put_back(job)
 
-    def park(self, job: Job, seconds: float | None, now: float, spread: float) -> float:
-        """Let a task that was put back wait for its own replica; until when, at most. `seconds` as for `pause`."""
-        self._parked[job] = seconds
-        wait = _guess(job.pushes, spread) if seconds is None else min(seconds, _PATIENCE)
-        job.pushes += 1
-        return now + max(_SHORTEST_PAUSE, wait)
+    def refused(self, replica_id: str, seconds: float | None, now: float, spread: float) -> float:
+        """A replica had no place for a task pinned to it, as was just seen; until when it is left alone, at most.
 
-    def unpark(self, job: Job) -> None:
-        """Let it start as all others. For one that is not parked it is nothing."""
-        self._parked.pop(job, None)
+        `seconds` as for a pause.
+        """
+        full = self._full.setdefault(replica_id, Full())
+        full.growing = False
+        full.pause.extend(None if seconds is None else min(seconds, _PATIENCE), now, spread)
+        self.queue.shut(replica_id)
+        return full.pause.until
 
-    def parked(self, replica_id: str) -> list[Job]:
-        """Those that wait for this replica, the first one first."""
-        if not self._parked:
-            return []
-        return [job for job in self.queue if job in self._parked and job.replica_id == replica_id]
+    def look_again(self, replica_id: str, now: float) -> None:
+        """A full replica may be so no more: the first who waits for it may try."""
+        full = self._full.get(replica_id)
+        if full is not None:
+            full.growing = True
+            full.pause.end(now)
+            self.queue.shut(replica_id)  # however many might before
+            self.queue.let(replica_id, 1)
 
-    def parked_up_to(self, job: Job) -> list[Job]:
-        """A parked one, behind those that wait for the same replica and came before it."""
-        alike = self.parked(job.replica_id or "")
-        return alike[: alike.index(job) + 1]
+    def took(self, replica_id: str, now: float) -> bool:
+        """A replica took a task; whether others may try therefore."""
+        full = self._full.get(replica_id)
+        if full is None or not full.growing:
+            return False
+        full.pause.forget(now)
+        self.queue.let(replica_id, 2)
+        return True
 
-    def hopeful(self, replica_id: str) -> Job | None:
-        """The first of those for whom a slot that is free there may be the one that was missing."""
-        return next((job for job in self.parked(replica_id) if self._parked[job] is None), None)
+    def done(self, replica_id: str) -> None:
+        """A replica let go of a task: where it did not say when it has a place, this may be the one missing."""
+        full = self._full.get(replica_id)
+        if full is not None and not full.pause.told:
+            self.queue.let(replica_id, 1)
 
     def position(self, job: Job) -> int | None:
-        """How many of those that wait start before it; None where it does not wait. Those parked start before none."""
-        return self.queue.position(job, () if job in self._parked else self._parked)
+        """How many of those that wait start before it; None where it does not wait.
+
+        Those that stand aside start before nobody but each other.
+        """
+        return self.queue.position(job)
 
     def free(self, job: Job, now: float) -> None:
         """A task's slot is free."""
@@ -128,7 +124,10 @@ class Lane:
 
     def left(self, job: Job, now: float) -> None:
         """A task is over, and its slot is free."""
-        self.unpark(job)
+        self.queue.forget(job)
+        if job.replica_id in self._full and not self.queue.waits_for(job.replica_id):
+            self.queue.open(job.replica_id)
+            del self._full[job.replica_id]
         if job.ending is not None:
             self.ended[job.ending] += 1
         self.free(job, now)
@@ -146,9 +145,4 @@ class Lane:
         ahead = self.position(job)
         if ahead is None:
             return None
-        return self.forecast.start(ahead, len(self.running), slots, max(0.0, self.paused_until - now))
-
-
-def _guess(before: int, spread: float) -> float:
-    """Seconds after which to look again, where that many looks were in vain."""
-    return min(_LONGEST_PAUSE, _PAUSE * 2.0 ** min(before, 16)) * (1 - spread / 2)
+        return self.forecast.start(ahead, len(self.running), slots, max(0.0, self.pause.until - now))

@@ -12,6 +12,13 @@ Reason = Literal["invalid", "unknown_pool", "duplicate", "queue_full", "table_fu
 """Why a task was not taken in."""
 
 
+_PUSH_BACKS = {"at_capacity", "overloaded", "loading"}
+"""Details of `PoolUnavailable` for which a task waits: its pool will take it, only not now."""
+
+_GONE = {"draining", "unknown_pool"}
+"""Details for which waiting is in vain: the host tells each task so, however many still run."""
+
+
 class Refusal(Exception):
     """An answer that is no success; `error` tells when to come again where that is known."""
 
@@ -100,3 +107,18 @@ def stopping(pool_id: str) -> PoolUnavailable:
 def own_fault(error: Exception) -> InternalError:
     """A bug of ours is one task's trouble, not all."""
     return InternalError(f"the orchestrator raised {type(error).__name__} · report it", detail="host")
+
+
+def passes(error: WorkerError) -> bool:
+    """Whether a task that is told this waits, and comes again."""
+    return isinstance(error, PoolUnavailable) and error.detail in _PUSH_BACKS
+
+
+def in_vain(error: PoolUnavailable | None) -> bool:
+    """Whether no wait helps: the host tells each task so."""
+    return error is not None and error.detail in _GONE
+
+
+def open_again_in(error: PoolUnavailable) -> float | None:
+    """Seconds after which a pool takes tasks again; None where nobody knows, since a stream that ends may do it."""
+    return None if error.detail == "at_capacity" else error.retry_after
