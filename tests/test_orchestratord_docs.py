@@ -77,18 +77,18 @@ def test_the_page_sends_reads_and_cancels(serve: Serve, engine: str, tmp_path: P
 
 
 @pytest.mark.real_engine
-def test_the_page_looks_at_pools_empties_one_and_fills_it_again(serve: Serve, engine: str, tmp_path: Path):
-    """What it shows of the control plane tells what it says, line by line, drains the replica, and undoes that."""
+def test_the_page_looks_at_pools_and_empties_one(serve: Serve, engine: str, tmp_path: Path):
+    """What it shows of the control plane tells what it says, line by line, drains the replica and undoes that."""
     serving = serve("--pool", f"chat=llamacpp:{engine}")
     told = shell(BLOCKS[2].replace("\ncurl -s ", "\necho; curl -s "), serving.url, tmp_path).split("\n")
-    capabilities, health, record, *figures, drain, reload = told
+    capabilities, health, record, *figures, drain, undrain = told
 
     assert '"engine":"llamacpp"' in capabilities
     assert '"state":"ready"' in health
     assert '"ending":"ok"' in record
     assert 'orchestratord_admitted_total{pool="chat",priority="interactive"} 1.0' in figures
     assert drain == '{"pool_id":"chat","replica_id":"0","cut":0,"status":"drained"}'
-    assert '"rebound":[{"pool_id":"chat"' in reload
+    assert '"rebound":[{"pool_id":"chat","replica_id":"0","engine":"llamacpp","generation":2}]' in undrain
 
 
 METRIC = re.compile(r"`(orchestratord_\w+)`")

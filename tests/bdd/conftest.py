@@ -191,6 +191,16 @@ def _emptied(world: World, replica: int) -> None:
     world.ask("POST", f"/v1/pools/chat/drain?replica_id={replica}&wait=true")
 
 
+@when("the drain of the pool is undone")
+def _undrained(world: World) -> None:
+    world.ask("POST", "/v1/pools/chat/reload?undrain=true")
+
+
+@when(parsers.parse("the drain of replica {replica:d} is undone"))
+def _filled(world: World, replica: int) -> None:
+    world.ask("POST", f"/v1/pools/chat/reload?undrain=true&replica_id={replica}")
+
+
 @when(parsers.re("the capabilities are asked for(?P<again> again)?"))
 def _capabilities(world: World, again: str | None) -> None:
     tags = [answer.headers["ETag"] for answer in world.answers if "ETag" in answer.headers]
@@ -290,6 +300,11 @@ def _place(world: World, place: int) -> None:
 @then(parsers.parse('it says "{words}"'))
 def _says(world: World, words: str) -> None:
     assert words in world.answer.body["message"]
+
+
+@then(parsers.parse('"{order}" would undo a drain'))
+def _undo(world: World, order: str) -> None:
+    assert order in world.answer.body["undo"]
 
 
 @then("nothing was cut")

@@ -263,7 +263,15 @@ def test_a_policy_has_three_strikes():
             "left alone for a while after too many failures; to be asked again in 5 s · look at the engines' own logs",
         ),
         ("down", "unreachable", None, "not answering health checks · check that the engines run, and their urls"),
-        ("draining", "draining", None, "being drained · use another pool, or undo that with a reload of this one"),
+        (
+            "draining",
+            "draining",
+            None,
+            (
+                "being drained · use another pool, or undo that: host.undrain(pool_id), "
+                "or POST /v1/pools/{id}/reload?undrain=true"
+            ),
+        ),
     ],
 )
 def test_why_nobody_takes_it(how: str, detail: str, retry_after: float | None, message: str):

@@ -147,6 +147,9 @@ CALLS = [
     ("reloadPools", {}, 200),
     ("drainPool", {"replica_id": "1"}, 202),
     ("drainPool", {"wait": "true"}, 200),
+    ("reloadPools", {}, 200),
+    ("reloadPools", {"undrain": "true"}, 200),
+    ("drainPool", {"wait": "true"}, 200),
     ("poolHealth", {}, 200),
     ("readyz", {}, 503),
     ("submitTask", {}, 503),
@@ -159,7 +162,7 @@ async def test_what_goes_well_is_as_described(tmp_path: Path) -> None:
     named = {route.name: route for route in ROUTES}
     replicas = ", ".join(f'{{ id = "{i}", url = "http://127.0.0.1" }}' for i in range(2))
     (tmp_path / "pools.toml").write_text(f'[pools.chat]\nengine = "words"\nreplicas = [{replicas}]')
-    async with serving(Engine(words()), Engine(words()), file=tmp_path / "pools.toml") as client:
+    async with serving(*(Engine(words()) for _ in range(4)), file=tmp_path / "pools.toml") as client:
         task_id = await client.send()
         await client.read(task_id)
         for name, query, status in CALLS:

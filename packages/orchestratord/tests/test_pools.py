@@ -1,11 +1,12 @@
-"""Pools over HTTP: drained, and read from their file again."""
+"""Pools over HTTP: drained, filled again, and read from their file again."""
 
 import asyncio
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
-from llama_orch_adapter_api import Timeouts
+from llama_orch_adapter_api import Timeouts, WorkerHealth
 
 from .serving import (  # type: ignore[import-not-found]  # test folders are no packages
     Client,
@@ -13,6 +14,7 @@ from .serving import (  # type: ignore[import-not-found]  # test folders are no 
     forever,
     serving,
     shape,
+    until,
     virtual,
     words,
 )
@@ -103,6 +105,10 @@ async def test_a_drain_goes_on_without_its_client() -> None:
         ("/v1/pools/chat/drain?replica_id=0&replica_id=1", 400, "twice"),
         ("/v1/pools/chat/drain?wait=yes", 400, "true or false"),
         ("/v1/pools/nope/reload", 404, "bound: chat"),
+        ("/v1/pools/nope/reload?undrain=true", 404, "bound: chat"),
+        ("/v1/pools/chat/reload?undrain=true&replica_id=7", 404, "'7'"),
+        ("/v1/pools/chat/reload?undrain=1", 400, "give undrain: true or false"),
+        ("/v1/pools/chat/reload?replica_id=0", 400, "give undrain=true with it"),
     ],
 )
 async def test_what_cannot_be_done_changes_nothing(path: str, status: int, told: str) -> None:
@@ -133,7 +139,7 @@ async def test_the_role_tasks_may_not(verb: str, monkeypatch: pytest.MonkeyPatch
 
     assert status == 403
     assert "control" in body["message"]
-    assert allowed in {200, 202}
+    assert allowed in {202, 409}  # which has no file to read
 
 
 def pools(*urls: str, engine: str = "words") -> str:
@@ -141,7 +147,7 @@ def pools(*urls: str, engine: str = "words") -> str:
     return f'[pools.chat]\nengine = "{engine}"\nreplicas = [{replicas}]\n'
 
 
-async def reloaded(client: Client, file: Path, text: str) -> tuple[int, dict[str, object]]:
+async def reloaded(client: Client, file: Path, text: str) -> tuple[int, dict[str, Any]]:
     await asyncio.to_thread(file.write_text, text)
     status, body = await client.order("/v1/pools/chat/reload")
     return status, body
@@ -167,22 +173,98 @@ async def test_a_reload_puts_the_file_in_force(tmp_path: Path) -> None:
     assert shape(found) == ["started", *["token"] * 5, "end"]
 
 
+def generations(report: dict[str, Any], field: str) -> dict[str, int]:
+    """Of each replica that stands there."""
+    return {each["replica_id"]: each["generation"] for each in report[field]}
+
+
 @pytest.mark.parametrize("from_file", [True, False])
-async def test_a_reload_undoes_a_drain(from_file: bool, tmp_path: Path) -> None:
-    """What was drained in the pool is rebound, also where its file did not change, and where there is none."""
+async def test_a_drain_is_undone(from_file: bool, tmp_path: Path) -> None:
+    """Of one replica, then of the pool, as new generations; whether there is a file or not, which is not read."""
     file = tmp_path / "pools.toml"
-    file.write_text(pools("http://127.0.0.1:1", "http://127.0.0.1:2"))
-    engines = [Engine(words()) for _ in range(4)]
-    async with serving(*engines[:2], later=engines[2:], file=file if from_file else None) as client:
+    file.write_text(pools("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"))
+    engines = [Engine(words()) for _ in range(6)]
+    async with serving(*engines[:3], later=engines[3:], file=file if from_file else None) as client:
+        file.write_text("[pools")
         await client.order("/v1/pools/chat/drain?wait=true")
         refused, body, _ = await client.post({"pool_id": "chat", "prompt": "x"})
-        status, report = await client.order("/v1/pools/chat/reload")
-        found = await client.read(await client.send(replica_id="0"))
+        one = await client.order("/v1/pools/chat/reload?undrain=true&replica_id=1")
+        found = await client.read(await client.send(replica_id="1"))
+        rest = await client.order("/v1/pools/chat/reload?undrain=true")
 
     assert refused == 503
-    assert "undo that with a reload of this one" in body["message"]
-    assert (status, [each["generation"] for each in report["rebound"]]) == (200, [2, 2])
-    assert (report["unchanged"], report["added"]) == ([], [])
+    assert "undo that: host.undrain(pool_id), or POST /v1/pools/{id}/reload?undrain=true" in body["message"]
+    assert shape(found)[-1] == "end"
+    assert (one[0], generations(one[1], "rebound"), one[1]["unchanged"]) == (200, {"1": 2}, [])
+    assert (rest[0], generations(rest[1], "rebound")) == (200, {"0": 2, "2": 2})
+    assert (generations(rest[1], "unchanged"), rest[1]["drained"], rest[1]["undo"]) == ({"1": 2}, [], [])
+
+
+async def test_a_reload_undoes_no_drain(tmp_path: Path) -> None:
+    """What was drained stays so while the file is put in force, and the answer tells how to undo it."""
+    file = tmp_path / "pools.toml"
+    text = '[pools."a b"]\nengine = "words"\nreplicas = [{ id = "x y" }]\n'
+    file.write_text(text + pools("http://127.0.0.1:1", "http://127.0.0.1:2"))
+    async with serving(*(Engine(words()) for _ in range(6)), file=file) as client:
+        await client.order("/v1/pools/chat/drain?replica_id=0&wait=true")
+        await client.order("/v1/pools/a%20b/drain?wait=true")
+        more = text + pools("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3")
+        status, report = await reloaded(client, file, more)
+        undone = [await client.order(each.removeprefix("POST ")) for each in report["undo"]]
+
+    assert status == 200
+    assert (generations(report, "added"), report["rebound"]) == ({"2": 1}, [])
+    assert generations(report, "drained") == {"x y": 1, "0": 1}
+    assert [generations(body, "rebound") for _, body in undone] == [{"x y": 2}, {"0": 2}]
+
+
+@virtual
+async def test_one_that_is_down_keeps_no_other_one_drained() -> None:
+    """200 with what came back and why the rest did not; 409 where nothing came back."""
+    down = WorkerHealth(live=False, ready=False, state="down")
+    engines = [Engine(words()) for _ in range(5)]
+    engines[2].told = engines[4].told = down
+    async with serving(*engines[:2], later=engines[2:], timeouts=Timeouts(preload=3.0)) as client:
+        await client.order("/v1/pools/chat/drain?wait=true")
+        some = await client.order("/v1/pools/chat/reload?undrain=true")
+        found = await client.read(await client.send())
+        none = await client.order("/v1/pools/chat/reload?undrain=true&replica_id=0")
+
+    assert (some[0], generations(some[1], "rebound"), generations(some[1], "drained")) == (200, {"1": 2}, {"0": 1})
+    assert "replica chat/0: it was not ready within 3 s" in some[1]["problems"][0]
+    assert some[1]["undo"] == ["POST /v1/pools/chat/reload?undrain=true&replica_id=0"]
+    assert shape(found)[-1] == "end"
+    assert (none[0], len(none[1]["problems"])) == (409, 1)
+
+
+@virtual
+async def test_a_drain_while_one_is_undone_wins() -> None:
+    """Whoever was told that a pool is drained sees it take no task afterwards; whoever undid it is told."""
+    slow = Engine(words())
+    slow.told = WorkerHealth(live=True, ready=False, state="loading")
+    async with serving(Engine(words()), later=[slow]) as client:
+        await client.order("/v1/pools/chat/drain?wait=true")
+        undoing = asyncio.create_task(client.order("/v1/pools/chat/reload?undrain=true"))
+        await until(lambda: slow.asked > 0)
+        again, _ = await client.order("/v1/pools/chat/drain?wait=true")
+        slow.told = WorkerHealth(live=True, ready=True, state="ready")
+        status, body = await undoing
+        refusal = client.host.refusal("chat")
+
+    assert (again, status) == (200, 409)
+    assert "drained again meanwhile" in body["message"]
+    assert refusal is not None
+    assert refusal.detail == "draining"
+
+
+async def test_without_a_file_there_is_nothing_to_read_again() -> None:
+    """409, and what is bound serves on."""
+    async with serving(Engine(words())) as client:
+        status, body = await client.order("/v1/pools/chat/reload")
+        found = await client.read(await client.send())
+
+    assert status == 409
+    assert "without a config" in body["message"]
     assert shape(found)[-1] == "end"
 
 

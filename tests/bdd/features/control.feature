@@ -54,6 +54,26 @@ Feature: Pools change while tasks run
     Then all of the 4 tasks get all of their 10 tokens
     And engine 1 has served 4 tasks
 
+  Scenario: A reload undoes no drain, and a request of its own does
+    Given an engine with 2 slots
+    And an engine with 2 slots
+    And the orchestrator runs
+    When the pool is drained
+    And the pools are reloaded
+    Then the answer is 200
+    And "POST /v1/pools/chat/reload?undrain=true&replica_id=1" would undo a drain
+    When task "alpha" is sent
+    Then the answer is 503
+    And it says "undrain=true"
+    When the drain of replica 1 is undone
+    Then the answer is 200
+    When 4 more tasks of 10 tokens are being read
+    Then all of the 4 tasks get all of their 10 tokens
+    And engine 1 has served 4 tasks
+    When the drain of the pool is undone
+    Then the answer is 200
+    And it is told that "chat/0 takes tasks on generation 2"
+
   Scenario: Capabilities are sent once, until they change
     Given an engine with 2 slots
     And an engine with 3 slots

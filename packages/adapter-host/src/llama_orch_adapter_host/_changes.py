@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 
 class Changes(ABC):
-    """Rebind, drain, unbind, preload, reload. The host it is a part of sets the attributes."""
+    """Rebind, drain, undrain, unbind, preload, reload. The host it is a part of sets the attributes."""
 
     _fleet: Fleet
     _reloads: Reloads
@@ -64,13 +64,25 @@ class Changes(ABC):
     async def drain(self, pool_id: str, replica_id: str | None = None) -> int:
         """Send no more tasks to a replica, None: to any of the pool, and wait for its streams.
 
-        They are cut at its `timeouts.drain`; how many were is returned. It stays bound until it is unbound, or rebound,
-        which lets tasks in again. It goes on in the background where the caller is cancelled. Raises `PoolUnavailable`.
+        They are cut at its `timeouts.drain`; how many were is returned. It stays bound until it is unbound; an
+        `undrain` or a rebind that is asked for afterwards lets tasks in again. It goes on in the background where the
+        caller is cancelled. Raises `PoolUnavailable`.
         """
         self._check_open(pool_id)
         pool = self._fleet.registry.pool(pool_id)
         some = pool.order if replica_id is None else (self._fleet.registry.binding(pool_id, replica_id),)
+        self._reloads.drained(pool_id, replica_id)
         return sum(await asyncio.gather(*(self._fleet.empty(binding) for binding in some)))
+
+    async def undrain(self, pool_id: str, replica_id: str | None = None) -> ReloadReport:
+        """Send tasks again to a replica that was drained, None: to any of the pool, by a new generation of it.
+
+        It is built as the drained one was, and ready first. Each comes back by itself: what is not ready in time, or
+        is drained again meanwhile, is among the report's `drained`, and `problems` say why. No config is read. Raises
+        `PoolUnavailable` for what is not bound, `ReloadError` where nothing came back that was to.
+        """
+        self._check_open(pool_id)
+        return await self._reloads.undrain(pool_id, replica_id)
 
     async def unbind(self, pool_id: str, replica_id: str) -> int:
         """Take a replica out at once, drain it as `drain` does, and close its adapter; how many streams were cut.
@@ -90,14 +102,13 @@ class Changes(ABC):
         self._check_open(event.pool_id)
         return await self._reloads.preload(Wish.of(event))
 
-    async def reload(self, change: HostConfig | PoolEvent | None = None, *, undrain: str | None = None) -> ReloadReport:
+    async def reload(self, change: HostConfig | PoolEvent | None = None) -> ReloadReport:
         """Put a change in force, whole or not at all: everything new is ready before it takes over.
 
         A `PoolEvent` gives one replica a new generation, or binds it; a config makes what is bound what it says,
         removals included, and rebinds nothing that is the same; None reads this host's own config again. Reloads of
-        configs come in turn. What is drained in the pool `undrain` is rebound, too, which lets tasks in again; of a
-        host without a config that is all that is done. Raises `ReloadError` with every problem, where nothing was
-        changed.
+        configs come in turn. What was drained and is the same stays drained, and is among the report's `drained`.
+        Raises `ReloadError` with every problem, where nothing was changed.
         """
         if isinstance(change, PoolEvent):
             self._check_open(change.pool_id)
@@ -105,13 +116,10 @@ class Changes(ABC):
         self._check_open("")
         ignored: list[str] = []
 
-        def read() -> list[Blueprint] | None:
-            config = self._read() if change is None else change
-            if config is None and undrain is not None:
-                return None
-            return self._blueprints_of(config, ignored)
+        def read() -> list[Blueprint]:
+            return self._blueprints_of(self._read() if change is None else change, ignored)
 
-        report = await self._reloads.whole(read, undrain)
+        report = await self._reloads.whole(read)
         return msgspec.structs.replace(report, ignored=tuple(ignored))
 
     def reload_on_sighup(self) -> Trigger:

@@ -8,13 +8,15 @@ from llama_orch_adapter_api import PoolUnavailable
 
 from ._gate import ASKING, Gate, Refusal, Refused
 
+_UNDRAIN = "use another pool, or undo that: host.undrain(pool_id), or POST /v1/pools/{id}/reload?undrain=true"
+
 _WORDS: dict[Refused, tuple[str, str, str]] = {
     "full": ("at_capacity", "at max_in_flight", "wait, raise the limit, or add replicas"),
     "paused": ("overloaded", "left alone for a moment after pushing back", "wait, or add replicas"),
     "loading": ("loading", "loading the model", "wait until it is loaded"),
     "open": ("all_open", "left alone for a while after too many failures", "look at the engines' own logs"),
     "down": ("unreachable", "not answering health checks", "check that the engines run, and their urls"),
-    "draining": ("draining", "being drained", "use another pool, or undo that with a reload of this one"),
+    "draining": ("draining", "being drained", _UNDRAIN),
 }
 """By what refuses: the error's detail, what is the matter, the mend. Those nearest to taking a task come first."""
 

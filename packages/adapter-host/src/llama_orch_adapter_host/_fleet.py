@@ -102,9 +102,9 @@ class Fleet:
         self._plans[binding] = blueprint
         return binding
 
-    def blueprints(self) -> list[Blueprint]:
-        """What all that is bound was built from, whatever became of its pools' policies since."""
-        return [self._plans[binding]._replace(policy=None) for binding in self.registry.all()]
+    def blueprint(self, binding: Binding) -> Blueprint:
+        """What a binding was built from, whatever became of its pool's policy since."""
+        return self._plans[binding]._replace(policy=None)
 
     def reloading(self, binding: Binding) -> None:
         """Tell that what a binding was built from is about to be replaced."""

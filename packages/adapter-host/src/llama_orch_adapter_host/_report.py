@@ -9,7 +9,9 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `added`, `rebound` and `unchanged` are as they are now, `removed` as it was. `policies` are the pools whose tasks
     are treated otherwise from now on. `ignored` are the config's tables that say something else than what is in force
-    and take a new host: `plugins`, since what was imported stays. `duration` is in seconds.
+    and take a new host: `plugins`, since what was imported stays. `drained` is what takes no task all the same, until
+    `host.undrain` or a rebind of it; `problems` tell why it stays so where that was to be undone. `duration` is in
+    seconds.
     """
 
     added: tuple[BindingInfo, ...] = ()
@@ -18,6 +20,8 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: tuple[BindingInfo, ...] = ()
     policies: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    drained: tuple[BindingInfo, ...] = ()
+    problems: tuple[str, ...] = ()
     duration: float = 0.0
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
@@ -11,7 +12,7 @@ from llama_orch_adapter_host import AdapterHost, ReloadError, ReloadReport
 from msgspec import UNSET, UnsetType
 
 from ._keys import HOST
-from ._refusal import Refusal, unavailable
+from ._refusal import Refusal, invalid, unavailable
 from ._routes import Flag, Reply, Route, answer, read_query
 
 logger = get_logger(__name__)
@@ -47,6 +48,25 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
     replica_id: str | None
     cut: int
     status: Literal["drained"] = "drained"
+
+
+class ReloadQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether it is a drain that is to be undone, and of what."""
+
+    undrain: Annotated[
+        Flag | UnsetType,
+        msgspec.Meta(description="true or false: undo a drain, and do not read the file of pools"),
+    ] = UNSET
+    replica_id: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1)] | UnsetType,
+        msgspec.Meta(description="with undrain=true the replica; all of the pool where it is left out"),
+    ] = UNSET
+
+
+class Reloaded(ReloadReport, frozen=True, kw_only=True):
+    """A `ReloadReport`; `undo` are the requests that let tasks in again to each of `drained`, in its order."""
+
+    undo: tuple[str, ...] = ()
 
 
 class ReloadRefused(Error, frozen=True, tag="error"):
@@ -108,24 +128,34 @@ async def _drain(request: web.Request) -> web.Response:
 
 
 async def _reload(request: web.Request) -> web.Response:
-    host, pool_id = request.app[HOST], request.match_info["pool_id"]
+    host, pool_id, query = request.app[HOST], request.match_info["pool_id"], read_query(request, ReloadQuery)
+    undrain = query.undrain == "true"
+    replica_id = None if query.replica_id is UNSET else query.replica_id
+    if replica_id is not None and not undrain:
+        raise invalid("replica_id says whose drain is to be undone; give undrain=true with it, or leave it out")
     refusal = host.refusal(pool_id)
     if refusal is not None and refusal.detail == "unknown_pool":
         raise _refused(refusal)
     try:
-        return answer(200, await host.reload(undrain=pool_id))
+        report = await (host.undrain(pool_id, replica_id) if undrain else host.reload())
     except PoolUnavailable as error:
         raise _refused(error) from None
     except ReloadError as error:
         told = Error.of(AdapterError(f"nothing was changed: {error}", detail="bad_request"))
         return answer(409, ReloadRefused(**msgspec.structs.asdict(told), problems=tuple(error.problems)))
+    undo = tuple(_undrain(each.pool_id, each.replica_id) for each in report.drained)
+    return answer(200, Reloaded(**msgspec.structs.asdict(report), undo=undo))
+
+
+def _undrain(pool_id: str, replica_id: str) -> str:
+    return f"POST /v1/pools/{quote(pool_id, safe='')}/reload?undrain=true&replica_id={quote(replica_id, safe='')}"
 
 
 def _refused(error: PoolUnavailable) -> Refusal:
     return unavailable(error, known=error.detail != "unknown_pool")
 
 
-_UNKNOWN = "No pool has this id."
+_UNKNOWN = "No pool or replica has this id."
 _STOPPING = "The process is stopping."
 
 ROUTES = (
@@ -136,7 +166,7 @@ ROUTES = (
         handler=_health,
         summary="How each replica of a pool is. Their engines are asked now.",
         replies={200: Reply("One at least is ready.", (Healths,)), 503: Reply("None is ready.", (Healths, Error))},
-        refusals={404: _UNKNOWN},
+        refusals={404: "No pool has this id."},
         head=True,
     ),
     Route(
@@ -150,7 +180,7 @@ ROUTES = (
             202: Reply("It began, and goes on whoever waits.", (Draining,)),
             200: Reply("With wait=true: the last stream has ended.", (Drained,)),
         },
-        refusals={400: "The query cannot be read.", 404: "No pool or replica has this id.", 503: _STOPPING},
+        refusals={400: "The query cannot be read.", 404: _UNKNOWN, 503: _STOPPING},
     ),
     Route(
         name="reloadPools",
@@ -158,13 +188,17 @@ ROUTES = (
         path="/v1/pools/{pool_id}/reload",
         handler=_reload,
         summary=(
-            "Rebind what was drained in a pool. Where there is a file of pools, read it again and put it in force, for "
-            "all pools. All of it or nothing; a client that leaves ends it."
+            "Read the file of pools again and put it in force, for all pools, all of it or nothing; what was drained "
+            "stays so. With undrain=true read no file, but undo a drain: each replica that is ready comes back. A "
+            "client that leaves ends either."
         ),
+        query=ReloadQuery,
         replies={
-            200: Reply("What was put in force; what was drained is among `rebound`.", (ReloadReport,)),
+            200: Reply(
+                "What was put in force, and what stays drained; with undrain=true `problems` say why.", (Reloaded,)
+            ),
             409: Reply("Nothing was changed.", (ReloadRefused,)),
         },
-        refusals={404: _UNKNOWN, 503: _STOPPING},
+        refusals={400: "The query cannot be read.", 404: _UNKNOWN, 503: _STOPPING},
     ),
 )
