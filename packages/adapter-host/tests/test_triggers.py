@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from llama_orch_adapter_api import PoolUnavailable, WorkerHealth
+from llama_orch_adapter_api import End, PoolUnavailable, WorkerHealth
 from llama_orch_adapter_host import AdapterHost, parse_config
 from llama_orch_adapter_host._events import HostEvent, ReloadBegun
 from llama_orch_adapter_host._triggers import Trigger
@@ -106,6 +106,26 @@ async def test_a_signal_that_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+async def test_a_signal_during_a_stop_is_taken():
+    """ORCH-3600: a SIGHUP while a stopping host lets its streams run reloads nothing, and ends no process."""
+    reloads: list[HostEvent] = []
+    host = await AdapterHost(plugins=Yard().plugins).__aenter__()
+    host.bind("chat", "words", {})
+    host.observe(lambda event: reloads.append(event) if isinstance(event, ReloadBegun) else None)
+    host.reload_on_sighup()
+    stream = await host.submit("chat", task())
+    stopping = asyncio.create_task(host.aclose())
+    await asyncio.sleep(0)
+    await hup()
+    await hup()
+    told = await drained(stream)
+    await stopping
+
+    assert isinstance(told[-1], End)
+    assert reloads == []
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 async def test_a_system_without_the_signal(monkeypatch: pytest.MonkeyPatch):

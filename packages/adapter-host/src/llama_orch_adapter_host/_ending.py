@@ -70,7 +70,7 @@ class Ending:
             draining = loop.create_task(self._drain(drain, cut))
             begun.set_result(draining)
         for trigger in self._triggers:
-            trigger.close()
+            trigger.stop()  # a signal is still taken: nobody else does, and it would end the process
         self._reloads.close()
         try:
             await asyncio.shield(self._closing)
@@ -98,6 +98,8 @@ class Ending:
                 self._fleet.emptied(binding, cut[binding], took, stopping=True)
         self._watch.close()
         await self._fleet.close(min(FAREWELL_LIMIT, until - _LEAST_WORDS - loop.time()))
+        for trigger in self._triggers:
+            trigger.close()
         self._bus.emit(HostStopped(duration=loop.time() - began))
         await self._leave_plugins(max(0.0, min(LAST_WORDS, until - loop.time())))
 

@@ -29,18 +29,25 @@ class Trigger:
         self._errand = errand
         self._wanted = False
         self._running = False
+        self._over = False
         self._uninstall: Callable[[], object] | None = install(self.pull)
 
     def pull(self) -> None:
         """Reload now, or once more after the reload that runs."""
+        if self._over:
+            return
         self._wanted = True
         if not self._running:
             self._running = True
             self._errand(self._run())
 
+    def stop(self) -> None:
+        """Reload at no further occasion; a reload that runs goes on. What `close` uninstalls still takes them."""
+        self._over, self._wanted = True, False
+
     def close(self) -> None:
         """Wait for no further occasion; a reload that runs goes on, and none follows it. A second call does nothing."""
-        self._wanted = False
+        self.stop()
         uninstall, self._uninstall = self._uninstall, None
         if uninstall is not None:
             uninstall()
