@@ -62,6 +62,16 @@ def test_a_guessed_pause_grows() -> None:
     assert spans == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0]
 
 
+def test_a_guess_goes_on_from_the_last_one() -> None:
+    """Though somebody said how long meanwhile: nothing was taken. It may shorten what was said."""
+    lane = lane_of()
+    lane.pause.extend(None, 0.0, spread=0.0)
+    lane.pause.extend(30.0, 1.0, spread=0.0)
+    lane.pause.extend(None, 2.0, spread=0.0)
+
+    assert lane.pause.until == 2.5
+
+
 def test_a_pool_that_opened_forgets_its_pauses() -> None:
     """After it was seen to take tasks, the next pause is a short one again."""
     lane = lane_of()
@@ -231,8 +241,8 @@ def test_a_replica_that_is_done_with_a_task_has_a_place_for_one() -> None:
 
 
 def test_a_replica_that_nobody_waits_for_is_full_no_more() -> None:
-    """Whatever ended the last one that did: the next one tries."""
-    pinned, later = job(0.0, "1"), job(1.0, "1")
+    """Whatever ended the last one that did: all that come then try."""
+    pinned, *later = job(0.0, "1"), job(1.0, "1"), job(2.0, "1")
     lane = lane_of(pinned)
     start(lane, pinned)
     refuse(lane, pinned, seconds=20.0)
@@ -240,9 +250,22 @@ def test_a_replica_that_nobody_waits_for_is_full_no_more() -> None:
     pinned.end(CANCELLED, 1.0)
     lane.left(pinned, 1.0)
     lane.look_again("1", 1.0)  # its time is over later
-    lane.queue.put(later, "interactive", "1")
+    for each in later:
+        lane.queue.put(each, "interactive", "1")
 
-    assert lane.next(1.0, 1) is later
+    assert [lane.next(1.0, 9) for _ in later] == later
+
+
+def test_a_task_that_is_over_is_known_no_more() -> None:
+    """Its turn is kept for as long as it may be put back."""
+    ran = job()
+    lane = lane_of(ran)
+    start(lane, ran)
+    before = len(lane.queue._known)
+    ran.end(OK, 1.0)
+    lane.left(ran, 1.0)
+
+    assert (before, len(lane.queue._known)) == (1, 0)
 
 
 def test_a_start_is_predicted() -> None:

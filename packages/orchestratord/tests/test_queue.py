@@ -99,8 +99,8 @@ def test_it_does_what_a_list_does(bound: int, policy: Policy, steps: list[Step])
         elif step == "forget" and taken:
             queue.forget(taken.pop(pick % len(taken))[1])
         elif step == "remove":
-            there = [each for each in model.waiting if each[1] == pick]
-            assert queue.remove(pick) == bool(there)
+            there = model.waiting[pick % 8 : pick % 8 + 1]
+            assert queue.remove(there[0][1] if there else -1) == bool(there)
             model.waiting = [each for each in model.waiting if each not in there]
         elif step == "shut" and place:
             queue.shut(place)
@@ -200,6 +200,25 @@ def test_those_of_a_place_that_is_shut_stand_aside():
     queue.let("x", 1)
     assert [queue.take() for _ in range(4)] == ["a", "b", "d", None]
     assert list(queue) == ["c"]
+
+
+def test_one_that_is_removed_gives_way_to_the_next_of_its_place():
+    """As many as were let are taken, whoever left meanwhile or came back before them."""
+    queue = PoolQueue[int](9)
+    for item in range(4):
+        queue.put(item, "interactive", "x")
+    taken = queue.take()
+    queue.shut("x")
+    queue.let("x", 2)
+    queue.remove(2)
+    queue.put_back(0)
+
+    assert taken == 0
+    assert [queue.take() for _ in range(3)] == [0, 1, None]
+    queue.let("x", 1)
+    queue.put(4, "interactive", "x")
+    queue.remove(3)
+    assert [queue.take() for _ in range(2)] == [4, None]
 
 
 class Counted:
