@@ -8,6 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # how long an example takes is the machine's, and no reason to fail
 
 MADE_UP = re.compile(r"(?=[a-f]{0,15}\d)(?=\d{0,15}[a-f])[0-9a-f]{16}|[0-9a-f]{8}-[0-9a-f]{4}-| at 0x[0-9a-f]{8}")
 """What a random key, a made-up task id and an object's address look like."""

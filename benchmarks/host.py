@@ -1,8 +1,9 @@
 """What the host adds to an adapter that is used directly, printed against its budgets: run by `run.py host [quick]`.
 
 Budgets (performance.md §2): 25 µs a call and 0.5 µs a token; flat, give or take a fifth, from 1 to 1,000 replicas and
-from 100 to 5,000 streams. Per call and per token is the slope of two answers' lengths. How the streams' number tells is
-shown as a ratio, host and adapter against the adapter alone at the same number: both touch more memory then.
+from 100 to 5,000 streams. The first row, the adapter alone, tells how fast the machine is by which to read them. Per
+call and per token is the slope of two answers' lengths. How the streams' number tells is shown as a ratio, host and
+adapter against the adapter alone at the same number: both touch more memory then.
 
 Last come the spans of the battery (9, 12, 27, 28) beside their exact bars, in wall time; their ratio is to the bar.
 Where the machine wakes who sleeps too late for that, what is over its bar is "too busy".
@@ -49,7 +50,12 @@ def calls_and_tokens(rounds: int) -> list[dict[str, Any]]:
     [long] = hosted(1, calls=40, tokens=LONG, rounds=rounds)
     call = statistics.median(short.added)
     tokens = [(each - call) / (LONG - SHORT) for each in long.added]
-    return [figure("a call", "µs/call", short.added, 25.0), figure("a token", "µs/token", tokens, 0.5)]
+    alone = [added / (ratio - 1) for added, ratio in zip(short.added, short.ratios, strict=True)]
+    return [
+        run.row("the adapter alone", "a call", "µs/call", alone, ratio=1.0, budget=None),
+        figure("a call", "µs/call", short.added, 25.0),
+        figure("a token", "µs/token", tokens, 0.5),
+    ]
 
 
 def replicas(rounds: int) -> list[dict[str, Any]]:
