@@ -27,6 +27,7 @@ PARTS = ("/page.css", "/page.js", "/board.js", "/nodes.js")
 
 LIVE = "document.querySelector('#state').dataset.kind === 'live'"
 ROWS = "document.querySelectorAll('#stream-rows tr').length"
+PLACED = "(document.querySelector('#streams').innerText.match(/chat\\/gpu-[01]/g) ?? []).length"
 
 POOLS = """
 [pools.chat]
@@ -149,6 +150,7 @@ async def test_eight_streams_are_seen(serve: Serve, tmp_path: Path):
         await stack.enter_async_context(streams(serving.url, 8, max_tokens=100_000))
         await tab.open(serving.url)
         await tab.until(f"{ROWS} === 8")
+        await tab.until(f"{PLACED} === 8")  # who was sent to the dead one first is placed after a back-off
         await tab.until("document.querySelector('#pools').innerText.match(/gpu-2[^]*down[^]*open \\d+ s/)")
         await tab.until("Number(document.querySelector('#figures .figure:nth-child(2) b').textContent) > 100")
         heads = await tab.find("[...document.querySelectorAll('th[scope=col], caption, h1, h2, h3')].length")
